@@ -1,0 +1,47 @@
+# The environment is built once (about 6 GB) and again whenever pyproject.toml or constraints.txt changes.
+PYTHON ?= python3
+PIP_EXTRAS := notebooks,batch,dev
+PY := .venv/bin/python
+STAMP := .venv/.installed
+export MPLBACKEND := agg
+
+.DEFAULT_GOAL := run
+.PHONY: run workbook test lab bench zoo student clean install
+
+run: $(STAMP)  ## notebooks 01 and 02: a page in out/ and the pictures in figures/
+	$(PY) -m ciperlib run notebooks/01_training.ipynb notebooks/02_linear_probing.ipynb --publish
+
+workbook: $(STAMP)  ## every notebook
+	$(PY) -m ciperlib run $(sort $(wildcard notebooks/[0-9]*.ipynb)) --publish
+
+test: $(STAMP)  ## the laws, the notebooks, the style; `make test ARGS='-m "not slow"'` for the quick ones
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m pytest $(ARGS)
+
+lab: $(STAMP)  ## JupyterLab on this machine only, with a token
+	$(PY) -m jupyterlab --ServerApp.ip=127.0.0.1 --ServerApp.root_dir=$(CURDIR) --LabApp.default_url=/lab/tree/notebooks/01_training.ipynb $(ARGS)
+
+bench: .venv/.bench  ## ratios against what one would use instead, as a table and as JSON in figures/
+	$(PY) tests/benchmarks.py --output figures/benchmarks.json
+
+zoo: $(STAMP)  ## train what is missing of data/zoo; stop and start it as you like
+	$(PY) -m ciperlib zoo
+
+student: $(STAMP)  ## the notebooks without their solutions, in out/student/
+	$(PY) -m ciperlib student
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else "Python 3.11 to 3.13 is needed, this is %d.%d; try make PYTHON=python3.12" % v)'
+	$(PYTHON) -m venv .venv
+	$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(PIP_EXTRAS)]'
+	touch $@
+
+.venv/.bench: $(STAMP)
+	$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(PIP_EXTRAS),bench]'
+	touch $@
+
+clean:  ## everything that can be made again, but not runs/ and not the environment
+	rm -rf out data/cache .pytest_cache .ruff_cache
