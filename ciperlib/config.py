@@ -1,0 +1,235 @@
+"""Every choice that changes a result, checked when it is made and hashed into the name of the run it makes."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import math
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from ciperlib.data.imageset import DATASETS
+
+METHODS = ("ciper", "simclr", "simclr_clean_pass", "predictive", "random")
+CONTRASTIVE = ("ciper", "simclr", "simclr_clean_pass")
+STEPS = ("pose", "session", "crop", "flip", "jitter", "grayscale")  # the order in which they are applied
+IMAGE_AUGMENTATIONS = STEPS[2:]
+_DESCRIPTION = "description"
+
+
+class ConfigError(ValueError):
+    """A choice that cannot work; the message names the parameter, the value and what is allowed."""
+
+
+def _choice(default: Any, description: str, *, low: float | None = None, high: float | None = None, options=None):
+    return field(
+        default=default,
+        metadata={_DESCRIPTION: description, "low": low, "high": high, "options": options},
+    )
+
+
+@dataclass(frozen=True)
+class Config:
+    """One training, completely: two equal configs make the same encoder. Device and process count are not in it.
+
+    `alpha=None` means the method's own: 1 for CIPER (paper, section 3.3), 0 for the contrastive methods.
+    CIPER with alpha 0 *is* SimCLR: same config, same name.
+    """
+
+    method: str = _choice("ciper", "what is trained", options=METHODS)
+    alpha: float | None = _choice(None, "weight of the predictive loss (Eq. 2)", low=0.0)
+    augmentations: tuple[str, ...] = _choice(IMAGE_AUGMENTATIONS, "what makes a view", options=STEPS)
+    seed: int = _choice(0, "seed of weights, order and augmentation", low=0)
+
+    dataset: str = _choice("turntable", "images", options=tuple(DATASETS))
+    train_size: int = _choice(5000, "training images", low=2)
+    image_size: int = _choice(32, "side of an image in pixels", low=8)
+
+    architecture: str = _choice("resnet10", "encoder", options=("resnet10", "resnet18"))
+    width: int = _choice(16, "channels of the encoder's first stage; h has 8 times as many dimensions", low=1)
+    norm: str = _choice("batch", "BatchNorm, or GroupNorm where a batch is divided", options=("batch", "group"))
+    coordinates: bool = _choice(True, "append two coordinate channels (paper, section 4.1)")
+    projector_width: int = _choice(512, "hidden and output units of the projector (paper: 2048)", low=2)
+    predictor_width: int = _choice(512, "hidden units of the predictor (paper: 512)", low=1)
+
+    epochs: int = _choice(30, "passes over the training images", low=1)
+    batch_size: int = _choice(128, "images in a batch, over all processes together", low=2)
+    learning_rate: float = _choice(0.03, "at the start; cosine to 0, no warm-up", low=0.0)
+    momentum: float = _choice(0.9, "of SGD", low=0.0, high=1.0)
+    weight_decay: float = _choice(5e-4, "on all weights", low=0.0)
+    precision: str = _choice("bf16", "bf16: autocast; float32: everything", options=("bf16", "float32"))
+
+    temperature: float = _choice(0.5, "of the contrastive loss; the paper is silent, 0.5 is E-SSL's", low=0.0)
+    contrastive: str = _choice("nt_xent", "SimCLR's loss, or E-SSL's between views", options=("nt_xent", "cross_view"))
+    standardisation: str = _choice("batch", "of predicted parameters", options=("batch", "fixed"))
+    anchor_forward: str = _choice("separate", "anchor's own pass, or one with the views", options=("separate", "joint"))
+    anchor_gradient: bool = _choice(True, "let the predictive loss reach the anchor's h")
+    flip_probability: float = _choice(0.5, "of a mirror image (paper's Table 1: 0.8)", low=0.0, high=1.0)
+    jitter_strength: float = _choice(0.4, "brightness, contrast, saturation; hue a quarter", low=0.0, high=2.0)
+
+    recipe: int = _choice(1, "raised when the library's behaviour changes for the same choices", low=1)
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            object.__setattr__(self, f.name, _checked(f, getattr(self, f.name)))
+        object.__setattr__(self, "augmentations", _ordered(self.augmentations))
+        self._settle_alpha()
+        self._check_pairs()
+
+    @classmethod
+    def from_parameters(cls, **parameters: Any) -> Config:
+        """A config from a notebook's or command's parameters.
+
+        Raises:
+            ConfigError: for an unknown name (the nearest known one is offered), a wrong type, a value out of range,
+                or a pair that cannot work.
+        """
+        known = [f.name for f in fields(cls)]
+        for name in parameters:
+            if name not in known:
+                raise ConfigError(f"there is no parameter named {name!r}{nearest(name, known)}")
+        return cls(**parameters)
+
+    def _settle_alpha(self) -> None:
+        method, alpha = self.method, self.alpha
+        if method == "ciper":
+            alpha = 1.0 if alpha is None else alpha
+            method = "simclr" if alpha == 0 else "ciper"
+        elif alpha not in (None, 0.0):
+            raise ConfigError(
+                f"alpha={alpha:g} does not go with method={method!r}: "
+                "alpha weighs CIPER's predictive loss; choose method='ciper', or leave alpha out"
+            )
+        else:
+            alpha = 0.0
+        object.__setattr__(self, "alpha", float(alpha))
+        object.__setattr__(self, "method", method)
+
+    def _check_pairs(self) -> None:
+        if not self.augmentations and self.method != "random":
+            raise ConfigError(
+                f"augmentations=() does not go with method={self.method!r}: "
+                f"without augmentation there are no views to compare or parameters to predict; choose from {STEPS}"
+            )
+        if self.batch_size > self.train_size:
+            raise ConfigError(
+                f"batch_size={self.batch_size} is larger than train_size={self.train_size}: "
+                "no full batch can be drawn; lower batch_size or raise train_size"
+            )
+        if self.temperature == 0:
+            raise ConfigError("temperature=0 would divide by zero; it must be greater than 0")
+        if set(self.augmentations) & {"pose", "session"} and not self.dataset.startswith("turntable"):
+            raise ConfigError(
+                f"augmentations={self.augmentations} does not go with dataset={self.dataset!r}: "
+                "pose and session need images with known views of the same object, such as dataset='turntable'"
+            )
+
+    def canonical(self) -> dict[str, Any]:
+        """The choices that differ from the defaults, and the recipe: what the name is a hash of.
+
+        A choice the method never reads is left out: `random` depends on nothing but encoder, images and seed.
+        """
+        unread = _UNREAD_BY_RANDOM if self.method == "random" else ()
+        chosen = {
+            f.name: _plain(getattr(self, f.name))
+            for f in fields(self)
+            if f.name not in unread and f.name not in ("alpha", "recipe") and getattr(self, f.name) != f.default
+        }
+        if self.method == "ciper" and self.alpha != 1.0:
+            chosen["alpha"] = self.alpha
+        return {**chosen, "recipe": self.recipe}
+
+    @property
+    def name(self) -> str:
+        """Short, readable, and ending in a hash of `canonical()`: the name of the run's folder."""
+        views = "image" if self.augmentations == IMAGE_AUGMENTATIONS else "-".join(self.augmentations)
+        parts = [self.method.replace("_", "-"), *([f"a{self.alpha:g}"] if self.method == "ciper" else [])]
+        parts += [*([views] if self.method != "random" else []), self.dataset.replace("_", "-"), f"s{self.seed}"]
+        text = json.dumps(self.canonical(), sort_keys=True, separators=(",", ":"))
+        return "-".join([*parts, hashlib.sha256(text.encode()).hexdigest()[:8]])
+
+    def to_dict(self) -> dict[str, Any]:
+        """All choices as plain JSON values; `Config.from_parameters(**d)` gives the same config back."""
+        values = {name: _plain(value) for name, value in asdict(self).items()}
+        return {**values, "alpha": self.alpha if self.method == "ciper" else None}
+
+
+_UNREAD_BY_RANDOM = (
+    "augmentations", "epochs", "batch_size", "learning_rate", "momentum", "weight_decay", "precision", "temperature",
+    "contrastive", "standardisation", "anchor_forward", "anchor_gradient", "flip_probability", "jitter_strength",
+    "projector_width", "predictor_width",
+)  # fmt: skip
+
+
+def nearest(name: str, known) -> str:
+    """The end of a sentence that offers the nearest known name."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; known are: {', '.join(sorted(known))}"
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _checked(f, value: Any) -> Any:
+    """`value` as the field's type (1 and 1.0 are the same choice), or a ConfigError."""
+    kind = f.type.split(" | ")[0].split("[")[0]
+    if value is None and "None" in f.type:
+        return None
+    converted = _CONVERTERS[kind](value)
+    if converted is None:
+        raise ConfigError(f"{f.name}={value!r} is not {_KINDS[kind]} ({f.metadata[_DESCRIPTION]})")
+    _check_range(f, converted)
+    return converted
+
+
+def _check_range(f, value: Any) -> None:
+    low, high, options = f.metadata["low"], f.metadata["high"], f.metadata["options"]
+    if options is not None:
+        for item in value if isinstance(value, tuple) else (value,):
+            if item not in options:
+                raise ConfigError(f"{f.name} has no {item!r}{nearest(str(item), options)}")
+    if (low is not None and value < low) or (high is not None and value > high):
+        allowed = f"at least {low:g}" + (f" and at most {high:g}" if high is not None else "")
+        raise ConfigError(f"{f.name}={value:g} is out of range: it must be {allowed} ({f.metadata[_DESCRIPTION]})")
+
+
+def _float(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def _int(value: Any) -> int | None:
+    number = _float(value)
+    return int(number) if number is not None and number.is_integer() else None
+
+
+def _tuple(value: Any) -> tuple[str, ...] | None:
+    if isinstance(value, str):
+        value = tuple(part.strip() for part in value.split(",") if part.strip())
+    return tuple(value) if isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value) else None
+
+
+def _ordered(steps: tuple[str, ...]) -> tuple[str, ...]:
+    repeated = {step for step in steps if steps.count(step) > 1}
+    if repeated:
+        raise ConfigError(f"augmentations has {', '.join(sorted(repeated))} more than once")
+    return tuple(step for step in STEPS if step in steps)
+
+
+_CONVERTERS = {
+    "int": _int,
+    "float": _float,
+    "bool": lambda value: value if isinstance(value, bool) else None,
+    "str": lambda value: value if isinstance(value, str) else None,
+    "tuple": _tuple,
+}
+_KINDS = {
+    "int": "a whole number",
+    "float": "a finite number",
+    "bool": "true or false",
+    "str": "a text",
+    "tuple": "a list of names",
+}

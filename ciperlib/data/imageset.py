@@ -1,0 +1,172 @@
+"""The one form in which images travel: uint8 pixels on a device, with everything that is known about each of them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from importlib import import_module
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+# name -> module of ciperlib.data that has load(split, *, size, image_size, root) -> ImageSet
+DATASETS = {
+    "turntable": "turntable",  # held-out poses: the role of TDW in the paper
+    "turntable_sessions": "turntable",  # two training sessions, nine unseen: the role of CORe50
+    "cifar10": "cifar10",
+}
+SPLITS = ("train", "test")
+
+
+class DataError(Exception):
+    """Images that are missing, damaged or impossible to load; the message says which, where, and how to get them."""
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Images with named ground-truth factors.
+
+    Attributes:
+        name: which images these are; with `ids` it identifies every image across splits and machines.
+        split: "train" or "test".
+        images: uint8 [N, 3, H, W].
+        factors: ground truth by name, each [N]: int64 for categories, float32 for quantities (angles in radians).
+        ids: int64 [N], unique within `name` over all splits.
+        groups: int64 [N]; images of one group must not be divided between fitting and testing.
+        labels: for categorical factors, the names of the values.
+        masks: bool [N, H, W], True on the object, where it is known.
+    """
+
+    name: str
+    split: str
+    images: Tensor
+    factors: dict[str, Tensor]
+    ids: Tensor
+    groups: Tensor
+    labels: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    masks: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.images.dtype != torch.uint8 or self.images.ndim != 4 or self.images.shape[1] != 3:
+            raise DataError(f"images must be uint8 [N, 3, H, W], not {self.images.dtype} {list(self.images.shape)}")
+        columns = {**self.factors, "ids": self.ids, "groups": self.groups}
+        if self.masks is not None:
+            columns["masks"] = self.masks
+        for name, column in columns.items():
+            if len(column) != len(self.images):
+                raise DataError(f"{name} has {len(column)} rows for {len(self.images)} images")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def device(self) -> torch.device:
+        return self.images.device
+
+    def floats(self, index: Tensor | slice = slice(None)) -> Tensor:
+        """The images at `index` as float32 in 0..1, [B, 3, H, W]."""
+        return self.images[index].float().div_(255)
+
+    def subset(self, index: Tensor | slice) -> ImageSet:
+        """The images at `index`, with their factors, ids and groups."""
+        return self._map(lambda column: column[index])
+
+    def to(self, device: str | torch.device) -> ImageSet:
+        return self._map(lambda column: column.to(device))
+
+    def _map(self, function) -> ImageSet:
+        changed = {f.name: function(value) for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)}
+        return replace(self, **changed, factors={name: function(column) for name, column in self.factors.items()})
+
+    def digest(self) -> str:
+        """A fingerprint of which images these are (name and ids, not pixels): 16 hexadecimal digits."""
+        content = self.name.encode() + self.ids.cpu().numpy().astype("<i8").tobytes()
+        return hashlib.sha256(content).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class TrainedOn:
+    """Which images an encoder has seen.
+
+    Attributes:
+        name: the image set's name.
+        ranges: inclusive (first, last) pairs of ids, ascending and disjoint.
+    """
+
+    name: str
+    ranges: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def of(cls, images: ImageSet) -> TrainedOn:
+        """All images of `images`."""
+        ids = torch.unique(images.ids.cpu())
+        breaks = torch.nonzero(ids.diff() > 1).flatten() + 1
+        parts = torch.tensor_split(ids, breaks)
+        return cls(images.name, tuple((int(part[0]), int(part[-1])) for part in parts if len(part)))
+
+    @classmethod
+    def from_list(cls, name: str, ranges: Sequence[Sequence[int]]) -> TrainedOn:
+        """The inverse of `to_list`; accepts the ranges in any order."""
+        pairs = sorted((int(first), int(last)) for first, last in ranges)
+        if any(first > last for first, last in pairs) or any(a[1] >= b[0] for a, b in pairwise(pairs)):
+            raise DataError(f"ranges of ids must be disjoint pairs [first, last], not {list(ranges)}")
+        return cls(name, tuple(pairs))
+
+    def to_list(self) -> list[list[int]]:
+        """The ranges as plain lists, fit for JSON."""
+        return [list(pair) for pair in self.ranges]
+
+    def seen(self, ids: Tensor) -> Tensor:
+        """bool [N]: which of `ids` (int64 [N]) are among the ranges."""
+        if not self.ranges:
+            return torch.zeros(len(ids), dtype=torch.bool)
+        first, last = torch.tensor(self.ranges, dtype=torch.int64).T.contiguous()
+        place = torch.searchsorted(first, ids.cpu(), right=True) - 1
+        return (place >= 0) & (ids.cpu() <= last[place.clamp(min=0)])
+
+
+def load_images(
+    name: str = "turntable",
+    split: str = "train",
+    *,
+    size: int | None = None,
+    image_size: int = 32,
+    root: str | Path | None = None,
+    device: str | torch.device = "cpu",
+) -> ImageSet:
+    """Loads an image set by name.
+
+    Args:
+        name: one of `DATASETS`.
+        split: "train" or "test".
+        size: the first `size` images (the sets are in random or balanced order); None for the usual number.
+        image_size: side in pixels; rendered sets are rendered at it, photographs must have it.
+        root: folder that holds the files; without it `CIPER_DATA`, then `data/` of the checkout.
+        device: where the images shall stay.
+
+    Raises:
+        DataError: unknown name or split, or files that are missing, truncated or have a wrong checksum.
+    """
+    if name not in DATASETS:
+        raise DataError(f"there is no image set named {name!r}; choose one of {', '.join(DATASETS)}")
+    if split not in SPLITS:
+        raise DataError(f"split must be 'train' or 'test', not {split!r}")
+    if size is not None and size < 1:
+        raise DataError(f"size must be at least 1, not {size}")
+    module = import_module(f"ciperlib.data.{DATASETS[name]}")
+    return module.load(name, split, size=size, image_size=image_size, root=root).to(device)
+
+
+def data_root(root: str | Path | None = None) -> Path:
+    """Where image files are looked for: `root`, else the environment's `CIPER_DATA`, else `data/` of the checkout."""
+    return Path(root or os.environ.get("CIPER_DATA") or home() / "data").expanduser()
+
+
+def home() -> Path:
+    """The checkout that this library belongs to, or the working directory where it was installed without one."""
+    checkout = Path(__file__).resolve().parents[2]
+    return checkout if (checkout / "notebooks").is_dir() else Path.cwd()

@@ -1,0 +1,103 @@
+"""Configs: what they refuse, and the names they give to runs."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ciperlib.config import METHODS, STEPS, Config, ConfigError
+from ciperlib.data.imageset import home
+
+
+@pytest.mark.parametrize(
+    ("parameters", "words"),
+    [
+        ({"alpah": 1}, ["alpah", "did you mean 'alpha'"]),
+        ({"alpha": -1}, ["alpha=-1", "at least 0"]),
+        ({"alpha": float("nan")}, ["alpha=nan", "finite"]),
+        ({"alpha": float("inf")}, ["alpha=inf", "finite"]),
+        ({"alpha": "1"}, ["alpha='1'", "finite number"]),
+        ({"alpha": True}, ["alpha=True", "finite number"]),
+        ({"method": "simclr", "alpha": 3}, ["alpha=3", "simclr", "ciper"]),
+        ({"method": "simcrl"}, ["simcrl", "did you mean 'simclr'"]),
+        ({"augmentations": ()}, ["augmentations=()", "no views"]),
+        ({"augmentations": ("crop", "crop")}, ["crop", "more than once"]),
+        ({"augmentations": ("crop", "blur")}, ["blur", "known are"]),
+        ({"batch_size": 6000}, ["batch_size=6000", "train_size=5000"]),
+        ({"epochs": 0}, ["epochs=0", "at least 1"]),
+        ({"epochs": 1.5}, ["epochs=1.5", "whole number"]),
+        ({"temperature": 0}, ["temperature=0", "greater than 0"]),
+        ({"dataset": "cifar"}, ["cifar", "did you mean 'cifar10'"]),
+        ({"dataset": "cifar10", "augmentations": "pose"}, ["pose", "cifar10", "turntable"]),
+        ({"coordinates": 1}, ["coordinates=1", "true or false"]),
+    ],
+)
+def test_refuses_with_the_name_the_value_and_what_is_allowed(parameters, words):
+    with pytest.raises(ConfigError) as caught:
+        Config.from_parameters(**parameters)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_ciper_with_alpha_0_is_simclr():
+    assert Config(method="ciper", alpha=0) == Config(method="simclr")
+    assert Config(method="ciper", alpha=0).name == Config(method="simclr").name
+    assert Config(alpha=0).canonical() == Config(method="simclr").canonical()
+
+
+def test_one_and_one_point_zero_are_the_same_choice():
+    assert Config(alpha=1, epochs=30.0, weight_decay=0) == Config(alpha=1.0, epochs=30, weight_decay=0.0)
+    assert Config(alpha=2).name == Config(alpha=2.0).name
+
+
+def test_the_order_in_which_augmentations_are_given_does_not_matter():
+    assert Config(augmentations="flip, crop") == Config(augmentations=["crop", "flip"])
+
+
+def test_every_choice_that_is_read_changes_the_name():
+    other = dict(
+        method="predictive", alpha=2.0, augmentations="crop", seed=1, dataset="turntable_sessions", train_size=4000,
+        image_size=48, architecture="resnet18", width=32, norm="group", coordinates=False, projector_width=64,
+        predictor_width=64, epochs=3, batch_size=64, learning_rate=0.1, momentum=0.8, weight_decay=0.0,
+        precision="float32", temperature=0.2, contrastive="cross_view", standardisation="fixed",
+        anchor_forward="joint", anchor_gradient=False, flip_probability=0.8, jitter_strength=0.8, recipe=2,
+    )  # fmt: skip
+    assert other.keys() == Config.__dataclass_fields__.keys()
+    names = {Config(**{field: value}).name for field, value in other.items()}
+    assert len(names | {Config().name}) == len(other) + 1
+
+
+def test_a_random_encoder_does_not_depend_on_how_it_would_be_trained():
+    assert Config(method="random", epochs=3, temperature=0.1, augmentations="crop").name == Config(method="random").name
+    assert Config(method="random", width=32).name != Config(method="random").name
+
+
+def test_a_field_added_with_its_default_renames_nothing():
+    """Names come from what differs from the defaults, so that a new field at its default cannot show."""
+    assert Config().canonical() == {"recipe": 1}
+    assert set(Config(width=32, seed=3).canonical()) == {"width", "seed", "recipe"}
+
+
+def test_shipped_runs_keep_their_names():
+    folders = [path.parent for path in (home() / "data" / "zoo").glob("*/config.json")]
+    for folder in folders:
+        assert Config.from_parameters(**json.loads((folder / "config.json").read_text())).name == folder.name
+    assert Config().name == "ciper-a1-image-turntable-s0-eab378d8"
+    assert Config(method="simclr", augmentations="pose", seed=2).name == "simclr-pose-turntable-s2-81bdb7ce"
+
+
+@given(
+    method=st.sampled_from(METHODS),
+    augmentations=st.sets(st.sampled_from(STEPS), min_size=1),
+    seed=st.integers(0, 2**40),
+    learning_rate=st.floats(0, 10),
+    epochs=st.integers(1, 10**6),
+)
+def test_a_config_survives_json(method, augmentations, seed, learning_rate, epochs):
+    config = Config(
+        method=method, augmentations=tuple(augmentations), seed=seed, learning_rate=learning_rate, epochs=epochs
+    )
+    again = Config.from_parameters(**json.loads(json.dumps(config.to_dict())))
+    assert again == config
+    assert again.name == config.name
