@@ -1,0 +1,1 @@
+"""`ImageSet` in, trained encoder out."""

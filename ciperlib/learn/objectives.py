@@ -1,0 +1,214 @@
+"""The methods: which views each one wants, its forward passes and its loss terms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ciperlib.config import Config
+from ciperlib.learn import losses
+from ciperlib.learn.augment import ParameterSpec, View
+from ciperlib.learn.encoders import make_encoder, make_predictor, make_projector, seeded
+from ciperlib.learn.parallel import gather
+
+
+class Batch(NamedTuple):
+    """What an objective is given: `index` [B] into the image set, `anchor` float [B, 3, H, W], and the views."""
+
+    index: Tensor
+    anchor: Tensor
+    views: tuple[View, ...]
+
+
+@dataclass(frozen=True)
+class Losses:
+    """`total` is what is minimised; `terms` are its parts, unweighted."""
+
+    total: Tensor
+    terms: dict[str, Tensor]
+
+
+class ContrastiveHead(nn.Module):
+    """The projector and the contrastive loss: asks for h that tells images apart whatever was done to them."""
+
+    def __init__(self, inputs: int, config: Config):
+        super().__init__()
+        self.temperature = config.temperature
+        self.loss = losses.nt_xent if config.contrastive == "nt_xent" else losses.cross_view_nt_xent
+        with seeded(config.seed, "projector"):
+            self.projector = make_projector(inputs, config.projector_width, config.norm)
+
+    def forward(self, h: Sequence[Tensor]) -> Tensor:
+        """h of the two views, each [B, d] -> scalar."""
+        z1, z2 = (gather(z) for z in self.projector(torch.cat(tuple(h))).chunk(2))
+        return self.loss(z1, z2, self.temperature)
+
+
+class PredictiveHead(nn.Module):
+    """The predictor and its loss: asks for h in which one can read what was done to the image.
+
+    Quantities and flags are predicted from h0 - h1 by least squares (paper, section 3.2); the session, a category,
+    from [h0, h1] by cross-entropy, because a difference loses it whenever both images share it.
+    """
+
+    def __init__(self, inputs: int, config: Config, specs: Sequence[ParameterSpec]):
+        super().__init__()
+        predicted = [(i, spec) for i, spec in enumerate(specs) if spec.predicted]
+        self.columns = [i for i, spec in predicted if spec.kind != "categorical"]
+        self.session_column, sessions = next(
+            ((i, int(spec.high) + 1) for i, spec in predicted if spec.kind == "categorical"), (None, 0)
+        )
+        self.fixed = config.standardisation == "fixed"
+        self.register_buffer("parameter_mean", torch.zeros(len(self.columns)))
+        self.register_buffer("parameter_std", torch.ones(len(self.columns)))
+        if self.columns:
+            with seeded(config.seed, "predictor"):
+                self.predictor = make_predictor(inputs, config.predictor_width, len(self.columns))
+        if sessions:
+            with seeded(config.seed, "session_predictor"):
+                self.session_predictor = make_predictor(2 * inputs, config.predictor_width, sessions)
+
+    def calibrate(self, parameters: Tensor) -> None:
+        """Sets the fixed standardisation from many drawn parameters [R, D]; unused unless the config asks for it."""
+        chosen = parameters[:, self.columns]
+        self.parameter_mean.copy_(chosen.mean(0))
+        self.parameter_std.copy_(torch.sqrt(chosen.var(0, unbiased=False) + losses.EPSILON))
+
+    def forward(self, h0: Tensor, h: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor:
+        """h of the anchor [B, d] and of each view, and each view's parameters [B, D] -> scalar."""
+        target = gather(torch.cat(tuple(parameters)))
+        loss = h0.new_zeros((), dtype=torch.float32)
+        if self.columns:
+            predicted = gather(self.predictor(torch.cat([h0 - hv for hv in h])))
+            constants = (self.parameter_mean, self.parameter_std) if self.fixed else ()
+            loss = loss + losses.parameter_loss(predicted, losses.standardise(target[:, self.columns], *constants))
+        if self.session_column is not None:
+            logits = gather(self.session_predictor(torch.cat([torch.cat((h0, hv), 1) for hv in h])))
+            loss = loss + F.cross_entropy(logits.float(), target[:, self.session_column].long())
+        return loss
+
+
+class Objective(nn.Module):
+    """An encoder with what trains it.
+
+    Attributes:
+        encoder: all that remains after training.
+        views: how many views of each image `forward` wants.
+        compute: image passes through the encoder for each training image, the "n x" of the paper's Table 3.
+    """
+
+    views = 2
+    compute = 2
+
+    def __init__(self, config: Config, specs: Sequence[ParameterSpec]):
+        super().__init__()
+        self.config = config
+        self.encoder = make_encoder(config)
+        self.build_heads(self.encoder.representation_size, config, specs)
+
+    def build_heads(self, inputs: int, config: Config, specs: Sequence[ParameterSpec]) -> None:
+        raise TypeError(f"{type(self).__name__} must say which heads it has")
+
+    def forward(self, batch: Batch) -> Losses:
+        raise TypeError(f"{type(self).__name__} must say what its loss is")
+
+    def after_step(self, step: int) -> None:
+        """Called after each optimiser step; a teacher would move here."""
+
+    def represent_views(self, batch: Batch) -> tuple[Tensor, ...]:
+        """h of each view, from one shared forward pass."""
+        return self.encoder(torch.cat([view.images for view in batch.views])).chunk(self.views)
+
+    def represent_all(self, batch: Batch) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """h of the anchor and of each view; the anchor in a pass of its own unless the config says joint."""
+        if self.config.anchor_forward == "joint":
+            images = torch.cat([batch.anchor, *[view.images for view in batch.views]])
+            h0, *h = self.encoder(images).chunk(1 + self.views)
+        else:
+            h0, h = self.encoder(batch.anchor), self.represent_views(batch)
+        return (h0 if self.config.anchor_gradient else h0.detach()), tuple(h)
+
+
+class SimCLR(Objective):
+    """Contrast alone (arXiv 2002.05709). The anchor is not passed."""
+
+    def build_heads(self, inputs, config, specs):
+        self.contrastive = ContrastiveHead(inputs, config)
+
+    def forward(self, batch: Batch) -> Losses:
+        loss = self.contrastive(self.represent_views(batch))
+        return Losses(loss, {"contrastive": loss})
+
+
+class SimCLRCleanPass(SimCLR):
+    """CIPER's control: SimCLR whose encoder also sees the anchor in train mode, without a loss.
+
+    CIPER's BatchNorm statistics are a third clean images; so are these. What CIPER has beyond this control is due to
+    prediction and not to having met images as they will look when it is evaluated.
+    """
+
+    compute = 3
+
+    def forward(self, batch: Batch) -> Losses:
+        with torch.no_grad():
+            self.encoder(batch.anchor)
+        return super().forward(batch)
+
+
+class Predictive(Objective):
+    """Prediction of the parameters alone: the paper's "Predictive" row."""
+
+    compute = 3
+
+    def build_heads(self, inputs, config, specs):
+        self.predictive = PredictiveHead(inputs, config, specs)
+
+    def forward(self, batch: Batch) -> Losses:
+        h0, h = self.represent_all(batch)
+        loss = self.predictive(h0, h, [view.parameters for view in batch.views])
+        return Losses(loss, {"predictive": loss})
+
+
+class CIPER(Objective):
+    """Both at once: contrastive + alpha * predictive (paper, Eq. 2)."""
+
+    compute = 3
+
+    def build_heads(self, inputs, config, specs):
+        self.contrastive = ContrastiveHead(inputs, config)
+        self.predictive = PredictiveHead(inputs, config, specs)
+
+    def forward(self, batch: Batch) -> Losses:
+        h0, h = self.represent_all(batch)
+        contrastive = self.contrastive(h)
+        predictive = self.predictive(h0, h, [view.parameters for view in batch.views])
+        total = contrastive + self.config.alpha * predictive
+        return Losses(total, {"contrastive": contrastive, "predictive": predictive})
+
+
+class Random(Objective):
+    """The floor: an encoder as it was born. It is never trained."""
+
+    compute = 0
+
+    def build_heads(self, inputs, config, specs):
+        pass
+
+
+OBJECTIVES = {
+    "simclr": SimCLR,
+    "simclr_clean_pass": SimCLRCleanPass,
+    "predictive": Predictive,
+    "ciper": CIPER,
+    "random": Random,
+}
+
+
+def make_objective(config: Config, specs: Sequence[ParameterSpec]) -> Objective:
+    """The config's objective with fresh weights, for an augmentation with these parameter specs."""
+    return OBJECTIVES[config.method](config, specs)

@@ -1,0 +1,50 @@
+"""Several processes, one batch: what `torchrun` asks of the losses and of the training loop."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, distributed
+
+
+@contextmanager
+def processes() -> Iterator[None]:
+    """Joins torchrun's process group inside, and leaves it after; nothing happens without torchrun."""
+    joins = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not distributed.is_initialized()
+    if joins:
+        distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        yield
+    finally:
+        if joins:
+            distributed.destroy_process_group()
+
+
+def rank() -> int:
+    return distributed.get_rank() if distributed.is_initialized() else 0
+
+
+def world_size() -> int:
+    return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
+def wait_for_all() -> None:
+    if world_size() > 1:
+        distributed.barrier()
+
+
+def gather(rows: Tensor) -> Tensor:
+    """The rows [B, ...] of all processes [R, ...], in rank order; gradient flows to this process's own rows.
+
+    Every process then computes the loss of the whole batch. The gradient that reaches its own rows is exact, and the
+    sum over processes is the whole gradient (the training loop makes a sum of data parallel's mean).
+    """
+    if world_size() == 1:
+        return rows
+    parts = [torch.empty_like(rows) for _ in range(world_size())]
+    distributed.all_gather(parts, rows.detach().contiguous())
+    parts[rank()] = rows
+    return torch.cat(parts)

@@ -1,0 +1,215 @@
+"""A run's folder on disk: written whole, found again, checked before it is trusted. The zoo is a folder of runs."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+import ciperlib
+from ciperlib.config import Config, ConfigError, nearest
+from ciperlib.data.imageset import home
+from ciperlib.files import sha256, write_atomically, write_json
+from ciperlib.learn.encoders import Encoder, make_encoder
+
+CONFIG, ENCODER, HEADS, HISTORY, STATUS = (
+    "config.json", "encoder.safetensors", "heads.safetensors", "history.csv", "status.json",
+)  # fmt: skip
+STATE, METRICS = "state.safetensors", "metrics.json"
+
+
+class RunError(Exception):
+    """A run that is missing, unfinished, damaged or busy; the message says what to do about it."""
+
+
+class RunBusyError(RunError):
+    """Another process is training this run."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run on disk.
+
+    Attributes:
+        folder: its place; the last part is `config.name`.
+        config: the choices that made it.
+        status: versions, device, threads, seconds, the ids it was trained on, and the digests of its files.
+    """
+
+    folder: Path
+    config: Config
+    status: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return self.config.name
+
+    def load_encoder(self, device: str | torch.device = "cpu") -> Encoder:
+        """The trained encoder in float32, in eval mode, its parameters not asking for gradients."""
+        encoder = make_encoder(self.config)
+        tensors = load_file(self.folder / ENCODER)
+        encoder.load_state_dict({name: tensor.to(encoder.state_dict()[name].dtype) for name, tensor in tensors.items()})
+        return encoder.eval().requires_grad_(False).to(device)
+
+    @property
+    def history(self) -> pd.DataFrame:
+        """One row an epoch: epoch, total and each loss term, learning_rate, seconds."""
+        return pd.read_csv(self.folder / HISTORY)
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """What was measured of the encoder and kept with it; empty if nothing was."""
+        path = self.folder / METRICS
+        return json.loads(path.read_text()) if path.exists() else {}
+
+
+def runs_root(root: str | Path | None = None) -> Path:
+    """Where runs are written: `root`, else `runs/` of the checkout."""
+    return Path(root) if root is not None else home() / "runs"
+
+
+def zoo_root() -> Path:
+    """Where the trained encoders that come with the workbook are: `CIPER_ZOO`, else `data/zoo` of the checkout."""
+    return Path(os.environ.get("CIPER_ZOO") or home() / "data" / "zoo")
+
+
+def load_run(folder: str | Path) -> Run:
+    """The finished run in `folder`, after checking that every file is there and is what was written.
+
+    Raises:
+        RunError: no such folder, not finished, a file missing or changed, or a config this version cannot read.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise RunError(f"there is no run in {folder}; make it with `python -m ciperlib fit`, or check the name")
+    if not (folder / STATUS).exists():
+        raise RunError(f"the run in {folder} is not finished; the command that started it carries it on")
+    status = _read_json(folder / STATUS)
+    for name, digest in status["files"].items():
+        if not (folder / name).exists():
+            raise RunError(f"{folder / name} is missing; delete the folder and train again, or restore the file")
+        if sha256(folder / name) != digest:
+            raise RunError(f"{folder / name} is damaged (its checksum is wrong); delete the folder and train again")
+    config = read_config(folder, status.get("versions", {}).get("ciperlib", "unknown"))
+    if config.name != folder.name:
+        raise RunError(f"{folder} holds the run {config.name}; rename the folder back, its name is its identity")
+    return Run(folder, config, status)
+
+
+def read_config(folder: Path, version: str = "unknown") -> Config:
+    try:
+        return Config.from_parameters(**_read_json(folder / CONFIG))
+    except ConfigError as error:
+        raise RunError(
+            f"the config in {folder} was written by ciperlib {version} and cannot be read by {ciperlib.__version__}: "
+            f"{error}; install the version that made it"
+        ) from error
+
+
+def find_runs(root: str | Path | None = None, **choices: Any) -> list[Run]:
+    """All finished runs under `root` (default: `runs/`) whose config has these choices, in order of name.
+
+    Raises:
+        RunError: an unknown choice, or a finished run that is damaged.
+    """
+    for name in choices:
+        if name not in Config.__dataclass_fields__:
+            raise RunError(f"configs have no {name!r}{nearest(name, Config.__dataclass_fields__)}")
+    folders = sorted(path.parent for path in runs_root(root).glob(f"*/{STATUS}"))
+    runs = [load_run(folder) for folder in folders]
+    return [run for run in runs if all(getattr(run.config, name) == value for name, value in choices.items())]
+
+
+def find_run(config: Config, *roots: str | Path) -> Run | None:
+    """The finished run of this config in the first of `roots` that has it, else None."""
+    for root in roots or (runs_root(), zoo_root()):
+        if (Path(root) / config.name / STATUS).exists():
+            return load_run(Path(root) / config.name)
+    return None
+
+
+def write_run(folder: Path, tensors: dict[str, dict[str, Tensor]], history: pd.DataFrame, status: dict) -> None:
+    """Writes the results of a finished training; `status.json` last, so that a folder without it is not finished.
+
+    Args:
+        tensors: file name -> name -> tensor.
+    """
+    for name, content in tensors.items():
+        write_atomically(folder / name, _safetensors(content))
+    write_atomically(folder / HISTORY, history.to_csv(index=False))
+    files = {name: sha256(folder / name) for name in (CONFIG, HISTORY, *tensors)}
+    write_json(folder / STATUS, {**status, "files": files})
+
+
+def export_run(run: Run, root: str | Path, metrics: dict[str, Any] | None = None) -> Run:
+    """Copies a run's encoder into another folder of runs in float16 (buffers stay float32), without heads.
+
+    This is how a run enters the zoo: half the size, ready to be read by `load_run`.
+    """
+    folder = Path(root) / run.name
+    encoder = run.load_encoder()
+    buffers = {name for name, _ in encoder.named_buffers()}
+    tensors = {name: t if name in buffers else t.half() for name, t in encoder.state_dict().items()}
+    write_json(folder / CONFIG, run.config.to_dict())
+    if metrics is not None:
+        write_json(folder / METRICS, metrics)
+    write_run(folder, {ENCODER: tensors}, run.history, {k: v for k, v in run.status.items() if k != "files"})
+    return load_run(folder)
+
+
+def write_state(folder: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
+    """Everything needed to carry on, as one file, so that no two parts of it can disagree."""
+    write_atomically(folder / STATE, _safetensors(tensors, {"state": json.dumps(metadata)}))
+
+
+def read_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """What `write_state` wrote, or None where nothing (readable) was."""
+    path = folder / STATE
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            names, state = list(file.keys()), json.loads(file.metadata()["state"])
+            return {name: file.get_tensor(name) for name in names}, state
+    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+        print(f"{path} is damaged ({error}); starting this run again from its beginning")
+        return None
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Holds the run's folder against other processes; the lock goes with the process, however that ends."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(folder / ".lock", "w")  # noqa: SIM115 (closed below, after the error has been told apart)
+    except OSError as error:
+        raise RunError(f"cannot write in {folder}: {error.strerror}; choose another folder with --root") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            message = f"{folder.name} is being trained by another process; wait for it, or stop it"
+            raise RunBusyError(message) from error
+        yield
+
+
+def _safetensors(tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
+    return save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise RunError(f"{path} is missing or damaged ({error}); delete the folder and train again") from error

@@ -1,0 +1,335 @@
+"""The training loop: a config in, a finished run out."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+import ciperlib
+from ciperlib.config import Config
+from ciperlib.data.imageset import ImageSet, TrainedOn, load_images
+from ciperlib.files import write_json
+from ciperlib.learn.augment import Augmentation, View
+from ciperlib.learn.encoders import derived_seed
+from ciperlib.learn.objectives import Batch, Objective, make_objective
+from ciperlib.learn.parallel import processes, rank, wait_for_all, world_size
+from ciperlib.learn.runs import (
+    CONFIG,
+    ENCODER,
+    HEADS,
+    STATE,
+    STATUS,
+    Run,
+    RunError,
+    load_run,
+    locked,
+    read_state,
+    runs_root,
+    write_run,
+    write_state,
+)  # fmt: skip
+
+CALIBRATION_DRAWS = 20_000  # parameter rows behind the fixed standardisation
+SECONDS_BETWEEN_LINES = 10.0
+
+
+class TrainingError(RuntimeError):
+    """A training that cannot go on; the message says where it stopped and what to change."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What `on_epoch` is given after each epoch: which one it was, its mean losses, and the objective itself."""
+
+    epoch: int  # 1 after the first
+    epochs: int
+    losses: dict[str, float]
+    objective: Objective
+
+
+def fit(
+    config: Config,
+    root: str | Path | None = None,
+    on_epoch: Callable[[Progress], None] | None = None,
+    *,
+    data_root: str | Path | None = None,
+    device: str = "auto",
+    progress: str = "lines",
+    save_every: float = 15.0,
+) -> Run:
+    """Finds the finished run of this config, or trains it; a run that was stopped goes on where it was.
+
+    A resumed run ends with the same weights, to the bit, on the same device, library versions and thread count.
+    Under `torchrun` the processes share each batch and the first one writes.
+
+    Args:
+        config: what to train.
+        root: the folder of runs; default `runs/` of the checkout.
+        on_epoch: called after each epoch with a `Progress`; it must not change the objective.
+        data_root: where image files are; default `CIPER_DATA`, then `data/`.
+        device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1".
+        progress: "bar", "lines" (one every few seconds) or "none".
+        save_every: seconds between saved states; 0 saves after every epoch.
+
+    Raises:
+        RunError: the folder cannot be written, or another process trains this run.
+        TrainingError: the loss became infinite or not a number.
+        DataError: the images cannot be loaded.
+    """
+    folder = runs_root(root) / config.name
+    if (folder / STATUS).exists():
+        return load_run(folder)
+    with processes():
+        with locked(folder) if rank() == 0 else nullcontext():
+            try:
+                _train(config, folder, _device(device), data_root, on_epoch, progress, save_every)
+            except OSError as error:
+                message = f"cannot write in {folder}: {error.strerror}; free some space or choose another --root"
+                raise RunError(message) from error
+        wait_for_all()
+    return load_run(folder)
+
+
+def _train(config, folder, device, data_root, on_epoch, progress, save_every) -> None:
+    """Loads, resumes, loops over epochs, and writes the finished run (on rank 0)."""
+    first = rank() == 0
+    if first:
+        write_json(folder / CONFIG, config.to_dict())
+    size = {"size": config.train_size, "image_size": config.image_size, "root": data_root}
+    images = load_images(config.dataset, "train", **size, device=device)
+    if len(images) < config.batch_size:
+        raise TrainingError(f"batch_size={config.batch_size} is larger than the {len(images)} images; lower it")
+    trainer = Trainer(config, images, device)
+    epochs = 0 if config.method == "random" else config.epochs
+    trainer.resume(folder)
+    report = _reporter(progress if first else "none", config, epochs, len(trainer.history))
+    saved = time.monotonic()
+    while len(trainer.history) < epochs:
+        row = trainer.train_epoch()
+        last = len(trainer.history) == epochs
+        if first and not last and time.monotonic() - saved >= save_every:
+            write_state(folder, *trainer.state())
+            saved = time.monotonic()
+        report(row)
+        if on_epoch is not None and first:
+            on_epoch(Progress(row["epoch"], epochs, row, trainer.objective))
+    if first:
+        tensors = {ENCODER: trainer.objective.encoder.state_dict(), HEADS: trainer.heads()}
+        history = pd.DataFrame(trainer.history, columns=None if trainer.history else ["epoch", "total"])
+        write_run(folder, tensors, history, trainer.status())
+        (folder / STATE).unlink(missing_ok=True)
+
+
+class Trainer:
+    """One training's moving parts: objective, optimiser, schedule, and the seeds of every epoch.
+
+    Nothing random outlives an epoch: each epoch's order and augmentation are seeded by (seed, epoch). So the weights,
+    the optimiser's momentum and the number of epochs done are all there is to save.
+    """
+
+    def __init__(self, config: Config, images: ImageSet, device: torch.device):
+        self.config, self.images, self.device = config, images, device
+        self.augmentation = make_augmentation(config, images)
+        self.objective = make_objective(config, self.augmentation.specs)
+        self.objective.encoder.normalise_with(images.images.cpu())
+        self.objective = self.objective.to(device, memory_format=torch.channels_last)
+        self._calibrate()
+        self.model = self._parallel(self.objective)
+        self.optimiser = torch.optim.SGD(
+            self.objective.parameters(), config.learning_rate, config.momentum, weight_decay=config.weight_decay
+        )
+        self.steps = len(images) // config.batch_size  # of an epoch; what is left over waits for the next order
+        self.history: list[dict[str, float]] = []
+        self.seconds = 0.0
+
+    def _calibrate(self) -> None:
+        head = getattr(self.objective, "predictive", None)
+        if head is None or self.config.standardisation != "fixed":
+            return
+        generator = torch.Generator(self.device).manual_seed(derived_seed(self.config.seed, "calibration"))
+        index = torch.randint(len(self.images), (CALIBRATION_DRAWS,), generator=generator, device=self.device)
+        head.calibrate(self.augmentation(self.images, index, generator).parameters)
+
+    def _parallel(self, objective: Objective) -> nn.Module:
+        if world_size() == 1:
+            return objective
+        if self.config.batch_size % world_size():
+            raise TrainingError(f"batch_size={self.config.batch_size} cannot be shared by {world_size()} processes")
+        if self.device.type == "cuda":
+            objective = nn.SyncBatchNorm.convert_sync_batchnorm(objective)
+        elif any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in objective.modules()):
+            raise TrainingError("BatchNorm cannot be shared by processes on CPUs; choose norm='group', or one process")
+        return DistributedDataParallel(objective)
+
+    def train_epoch(self) -> dict[str, float]:
+        """Trains one epoch and returns its row of the history.
+
+        Raises:
+            TrainingError: a loss that is not finite.
+        """
+        start, epoch = time.monotonic(), len(self.history)
+        self.objective.train()
+        sums: dict[str, Tensor] = {}
+        for step, batch in enumerate(self._batches(epoch)):
+            rate = self._set_rate(epoch * self.steps + step)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+                losses = self.model(batch)
+            if (self.device.type == "cpu" or step == self.steps - 1) and not losses.total.isfinite():
+                self._refuse(epoch, losses.terms)
+            self.optimiser.zero_grad(set_to_none=True)
+            (losses.total * world_size()).backward()  # data parallel averages; the gradient's parts want a sum
+            self.optimiser.step()
+            self.objective.after_step(epoch * self.steps + step + 1)
+            for name, value in {"total": losses.total, **losses.terms}.items():
+                sums[name] = sums.get(name, 0) + value.detach()
+        means = {name: float(value) / self.steps for name, value in sums.items()}
+        if not all(map(math.isfinite, means.values())):
+            self._refuse(epoch, means)
+        self.seconds += time.monotonic() - start
+        self.history.append({"epoch": epoch + 1, **means, "learning_rate": rate, "seconds": round(self.seconds, 3)})
+        return self.history[-1]
+
+    def _batches(self, epoch: int) -> Iterator[Batch]:
+        """The epoch's batches: the same on every process up to the slice it takes."""
+        generator = torch.Generator(self.device).manual_seed(derived_seed(self.config.seed, "epoch", epoch))
+        order = torch.randperm(len(self.images), generator=generator, device=self.device)
+        share = self.config.batch_size // world_size()
+        mine = slice(rank() * share, (rank() + 1) * share)
+        for index in order[: self.steps * self.config.batch_size].split(self.config.batch_size):
+            drawn = [self.augmentation(self.images, index, generator) for _ in range(self.objective.views)]
+            views = tuple(View(_fast(v.images[mine]), v.parameters[mine], v.source[mine]) for v in drawn)
+            yield Batch(index[mine], _fast(self.images.floats(index[mine])), views)
+
+    def _set_rate(self, step: int) -> float:
+        """Cosine from the config's rate to 0 over all steps (paper, section 4.1)."""
+        done = step / (self.steps * self.config.epochs)
+        rate = self.config.learning_rate * (1 + math.cos(math.pi * done)) / 2
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        return rate
+
+    def _refuse(self, epoch: int, terms: dict[str, Any]) -> None:
+        shown = ", ".join(f"{name} = {torch.as_tensor(value).item():g}" for name, value in terms.items())
+        raise TrainingError(
+            f"the loss is not finite in epoch {epoch + 1} ({shown}). The last saved state is kept. "
+            "Lower learning_rate or alpha, or train with precision='float32'"
+        )
+
+    def heads(self) -> dict[str, Tensor]:
+        state = self.objective.state_dict()
+        return {name: tensor for name, tensor in state.items() if not name.startswith("encoder.")}
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors and metadata from which `resume` goes on."""
+        tensors = {f"model/{name}": tensor for name, tensor in self.objective.state_dict().items()}
+        for name, parameter in self.objective.named_parameters():
+            momentum = self.optimiser.state[parameter].get("momentum_buffer")
+            if momentum is not None:
+                tensors[f"momentum/{name}"] = momentum
+        return tensors, {"history": self.history, "environment": environment(self.device)}
+
+    def resume(self, folder: Path) -> None:
+        """Takes up the state saved in `folder`, if there is one; says so if it comes from another environment."""
+        found = read_state(folder)
+        if found is None:
+            return
+        tensors, metadata = found
+        here = environment(self.device)
+        for what, begun in metadata["environment"].items():
+            if here.get(what) != begun and rank() == 0:
+                print(f"resuming with {what} {here.get(what)}, begun with {begun}: the weights may differ in last bits")
+        weights = {name[6:]: tensor for name, tensor in tensors.items() if name.startswith("model/")}
+        self.objective.load_state_dict(weights)
+        for name, parameter in self.objective.named_parameters():
+            if f"momentum/{name}" in tensors:
+                momentum = torch.empty_like(parameter).copy_(tensors[f"momentum/{name}"])
+                self.optimiser.state[parameter]["momentum_buffer"] = momentum
+        self.history = metadata["history"]
+        self.seconds = self.history[-1]["seconds"]
+
+    def status(self) -> dict[str, Any]:
+        return {
+            "versions": {**environment(self.device)},
+            "seconds": round(self.seconds, 2),
+            "compute": self.objective.compute,
+            "trained_on": asdict(TrainedOn.of(self.images)),
+            "training_ids": self.images.digest(),
+        }
+
+
+def make_augmentation(config: Config, images: ImageSet) -> Augmentation:
+    """The config's augmentation for an image set."""
+    return Augmentation(
+        config.augmentations,
+        sessions=len(images.labels.get("session", ())),
+        flip_probability=config.flip_probability,
+        jitter_strength=config.jitter_strength,
+    )
+
+
+def environment(device: torch.device) -> dict[str, str]:
+    """What a training's last bits depend on."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return {
+        "ciperlib": ciperlib.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "device": f"{device.type} ({name})",
+        "threads": str(torch.get_num_threads()),
+        "processes": str(world_size()),
+    }
+
+
+def _fast(images: Tensor) -> Tensor:
+    return images.contiguous(memory_format=torch.channels_last)
+
+
+def _reporter(style: str, config: Config, epochs: int, done: int) -> Callable[[dict[str, float]], None]:
+    """A function that shows one history row, as a bar, as a line every few seconds, or not at all."""
+    if style == "bar":
+        from tqdm.auto import tqdm
+
+        bar = tqdm(total=epochs, initial=done, desc=config.name, unit="epoch", file=sys.stdout)
+
+        def advance(row: dict[str, float]) -> None:
+            bar.set_postfix({k: f"{v:.3f}" for k, v in row.items() if k not in ("epoch", "learning_rate", "seconds")})
+            bar.update()
+            if row["epoch"] == epochs:
+                bar.close()
+
+        return advance
+    shown = [-SECONDS_BETWEEN_LINES]
+
+    def line(row: dict[str, float]) -> None:
+        if style == "lines" and (row["epoch"] == epochs or time.monotonic() - shown[0] >= SECONDS_BETWEEN_LINES):
+            shown[0] = time.monotonic()
+            terms = "  ".join(f"{k} {v:.3f}" for k, v in row.items() if k not in ("epoch", "learning_rate", "seconds"))
+            print(f"{config.name}  epoch {row['epoch']}/{epochs}  {terms}  {row['seconds']:.0f} s", flush=True)
+
+    return line
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise TrainingError(f"device={name!r}, but torch sees no GPU here; use device='cpu' or 'auto'")
+    if name == "cuda" and world_size() > 1:
+        name = f"cuda:{int(os.environ['LOCAL_RANK'])}"
+        torch.cuda.set_device(name)
+    return torch.device(name)

@@ -1,0 +1,146 @@
+"""Objectives: their losses, their passes, and that a step goes the right way."""
+
+import pytest
+import torch
+from conftest import TINY, make_noise_images
+
+from ciperlib.config import Config
+from ciperlib.learn import losses
+from ciperlib.learn.objectives import OBJECTIVES, Batch, make_objective
+from ciperlib.learn.training import make_augmentation
+
+KINDS = [("crop", "flip", "jitter", "grayscale"), ("pose",), ("session",), ("pose", "session", "flip")]
+TRAINED = [method for method in OBJECTIVES if method != "random"]
+
+
+def make(method="ciper", augmentations=KINDS[0], **choices):
+    """An objective and a batch for it."""
+    images = make_noise_images()
+    config = Config(**{**TINY, "method": method, "augmentations": augmentations, **choices})
+    augmentation = make_augmentation(config, images)
+    generator = torch.Generator().manual_seed(0)
+    index = torch.arange(16)
+    views = tuple(augmentation(images, index, generator) for _ in range(2))
+    return make_objective(config, augmentation.specs), Batch(index, images.floats(index), views)
+
+
+@pytest.mark.parametrize("augmentations", KINDS)
+@pytest.mark.parametrize("method", TRAINED)
+def test_every_method_trains_on_every_kind_of_augmentation(method, augmentations):
+    objective, batch = make(method, augmentations)
+    result = objective(batch)
+    result.total.backward()
+    assert result.total.isfinite()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in objective.parameters())
+
+
+def test_ciper_is_contrastive_plus_alpha_predictive():
+    for alpha in (0.1, 1.0, 10.0):
+        objective, batch = make(alpha=alpha)
+        result = objective(batch)
+        assert set(result.terms) == {"contrastive", "predictive"}
+        torch.testing.assert_close(result.total, result.terms["contrastive"] + alpha * result.terms["predictive"])
+
+
+def test_the_terms_are_the_losses_of_the_heads_written_out():
+    objective, batch = make(norm="group")
+    h0 = objective.encoder(batch.anchor)
+    h1, h2 = (objective.encoder(view.images) for view in batch.views)
+    contrast, predict = objective.contrastive.projector, objective.predictive.predictor
+    expected = losses.nt_xent(contrast(h1), contrast(h2), 0.5)
+    target = losses.standardise(torch.cat([view.parameters[:, :10] for view in batch.views]))
+    error = torch.cat((predict(h0 - h1), predict(h0 - h2))) - target
+    terms = objective(batch).terms
+    torch.testing.assert_close(terms["contrastive"], expected)
+    torch.testing.assert_close(terms["predictive"], error.square().mean())
+
+
+def test_the_jitter_order_is_recorded_but_not_predicted():
+    objective, batch = make()
+    assert batch.views[0].parameters.shape[1] == 11
+    assert objective.predictive.columns == list(range(10))
+    assert objective.predictive.session_column is None
+
+
+def test_the_session_is_predicted_from_both_representations_by_cross_entropy():
+    objective, batch = make("predictive", ("session",), norm="group")
+    head = objective.predictive
+    assert head.columns == []
+    h0 = objective.encoder(batch.anchor)
+    h = [objective.encoder(view.images) for view in batch.views]
+    logits = torch.cat([head.session_predictor(torch.cat((h0, hv), 1)) for hv in h])
+    sessions = torch.cat([view.parameters[:, 0] for view in batch.views]).long()
+    torch.testing.assert_close(objective(batch).total, torch.nn.functional.cross_entropy(logits, sessions))
+
+
+@pytest.mark.parametrize("method", ["predictive", "ciper"])
+def test_a_gradient_step_lowers_the_prediction_error(method):
+    """The sign of Eq. 1: with the paper's printed minus this error would grow."""
+    objective, batch = make(method, norm="group", alpha=1.0 if method == "ciper" else None)
+    optimiser = torch.optim.SGD(objective.predictive.parameters(), lr=0.05)
+    before = objective(batch)
+    before.total.backward()
+    optimiser.step()
+    assert objective(batch).terms["predictive"] < before.terms["predictive"]
+
+
+def count_passes(objective, batch):
+    sizes = []
+    hook = objective.encoder.register_forward_hook(lambda _m, inputs, _o: sizes.append(len(inputs[0])))
+    objective(batch)
+    hook.remove()
+    return sizes
+
+
+@pytest.mark.parametrize("method", TRAINED)
+def test_each_method_states_its_compute(method):
+    objective, batch = make(method)
+    assert sum(count_passes(objective, batch)) == objective.compute * len(batch.index)
+
+
+def test_views_share_a_pass_and_the_anchor_has_its_own():
+    assert count_passes(*make("simclr")) == [32]
+    assert count_passes(*make("ciper")) == [16, 32]
+    assert count_passes(*make("ciper", anchor_forward="joint")) == [48]
+
+
+def test_the_clean_pass_moves_batch_statistics_and_gives_no_gradient():
+    plain, batch = make("simclr")
+    control, _ = make("simclr_clean_pass")
+    losses_plain, losses_control = plain(batch), control(batch)
+    torch.testing.assert_close(losses_plain.total, losses_control.total)
+    losses_plain.total.backward()
+    losses_control.total.backward()
+    torch.testing.assert_close(plain.encoder.conv1.weight.grad, control.encoder.conv1.weight.grad)
+    assert int(plain.encoder.bn1.num_batches_tracked) == 1
+    assert int(control.encoder.bn1.num_batches_tracked) == 2
+
+
+def test_the_predictive_loss_reaches_the_anchor_unless_told_not_to():
+    for gradient in (True, False):
+        objective, batch = make("predictive", norm="group", anchor_gradient=gradient)
+        anchor = batch.anchor.clone().requires_grad_()
+        objective(batch._replace(anchor=anchor)).total.backward()
+        assert (anchor.grad is not None) == gradient
+
+
+def test_heads_are_seeded_by_name():
+    ciper, simclr = make("ciper")[0].state_dict(), make("simclr")[0].state_dict()
+    assert all(torch.equal(ciper[name], tensor) for name, tensor in simclr.items())
+    assert len(ciper) > len(simclr)
+
+
+def test_fixed_standardisation_uses_the_constants_it_was_given():
+    objective, batch = make("predictive", standardisation="fixed", norm="group")
+    parameters = torch.cat([view.parameters for view in batch.views])
+    objective.predictive.calibrate(parameters)
+    fixed = objective(batch).total
+    plain, _ = make("predictive", norm="group")
+    torch.testing.assert_close(fixed, plain(batch).total)
+    objective.predictive.calibrate(parameters * 2 + 1)
+    assert not torch.isclose(objective(batch).total, fixed)
+
+
+def test_a_random_encoder_has_no_heads():
+    objective, _ = make("random")
+    assert all(name.startswith("encoder.") for name in objective.state_dict())
