@@ -1,0 +1,1 @@
+"""Encoder and images in, numbers out."""

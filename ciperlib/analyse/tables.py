@@ -1,0 +1,119 @@
+"""Tables of probes: several encoders, several factors, the same images and the same floors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+from scipy.stats import t as student_t
+from torch import nn
+
+from ciperlib.analyse.features import Features, TrainedOn, extract_features, pixel_features, split_features
+from ciperlib.analyse.probes import SHUFFLED, ProbeResult, evaluate
+from ciperlib.config import Config
+from ciperlib.data.imageset import ImageSet
+from ciperlib.learn.encoders import make_encoder
+from ciperlib.learn.runs import Run
+
+POSE = {"azimuth", "elevation", "distance"}
+
+
+def default_factors(images: ImageSet) -> tuple[str, ...]:
+    """The factors worth probing that these images have; azimuth, elevation and distance together are `pose`."""
+    names = tuple(name for name in ("category", "object", "session") if name in images.factors)
+    return (*names, "pose") if images.factors.keys() >= POSE else names
+
+
+def probe_features(
+    train: Features, test: Features, factors: Sequence[str], *, floors: Mapping[str, Mapping[str, float]] | None = None,
+    shuffled: bool = False, **options: Any,
+) -> dict[str, ProbeResult]:  # fmt: skip
+    """One probe a factor. Where the test part has sessions that the training part lacks, the session probe is fitted
+    and tested within the test part (paper, section 4.1).
+
+    Args:
+        floors: factor -> name -> score, from `probe_floors`.
+        shuffled: also fit on shuffled labels, as one more floor.
+        options: for `evaluate`.
+    """
+    results = {}
+    for factor in factors:
+        parts = train, test
+        if factor == "session" and not set(test.factors[factor].tolist()) <= set(train.factors[factor].tolist()):
+            parts = split_features(test)
+        results[factor] = evaluate(*parts, factor, floors=(floors or {}).get(factor), shuffled=shuffled, **options)
+    return results
+
+
+def probe_encoder(
+    encoder: nn.Module, train: ImageSet, test: ImageSet, factors: Sequence[str] | None = None, *,
+    trained_on: TrainedOn | None = None, floors: Mapping[str, Mapping[str, float]] | None = None, **options: Any,
+) -> dict[str, ProbeResult]:  # fmt: skip
+    """Extracts an encoder's features of both parts and probes them for each factor."""
+    features = [extract_features(encoder, images, trained_on=trained_on) for images in (train, test)]
+    return probe_features(*features, factors or default_factors(test), floors=floors, **options)
+
+
+def probe_run(run: Run, train: ImageSet, test: ImageSet, factors: Sequence[str] | None = None, **options: Any):
+    """`probe_encoder` for a finished run, which knows the images it was trained on."""
+    seen = TrainedOn.from_list(**run.status["trained_on"])
+    return probe_encoder(run.load_encoder(), train, test, factors, trained_on=seen, **options)
+
+
+def probe_floors(
+    train: ImageSet, test: ImageSet, factors: Sequence[str] | None = None, config: Config | None = None, **options: Any
+) -> dict[str, dict[str, float]]:
+    """What can be read without training: from pixels, from a random encoder, and from shuffled labels.
+
+    Args:
+        config: whose architecture and seed the random encoder has.
+
+    Returns:
+        factor -> name of the floor -> score.
+    """
+    factors = factors or default_factors(test)
+    encoder = make_encoder(config or Config())
+    encoder.normalise_with(train.images)
+    pixels = probe_features(*pixel_features(train, test), factors, **options)
+    random = probe_encoder(encoder, train, test, factors, shuffled=True, **options)
+    return {
+        factor: {
+            "pixels": pixels[factor].value,
+            "random encoder": random[factor].value,
+            SHUFFLED: random[factor].floors[SHUFFLED],
+        }
+        for factor in factors
+    }
+
+
+def to_table(results: Mapping[str, ProbeResult], **columns: Any) -> pd.DataFrame:
+    """One row a factor, with `columns` (encoder, method, seed, ...) before the result's own."""
+    return pd.DataFrame([{**columns, **result.to_row()} for result in results.values()])
+
+
+def to_metrics(results: Mapping[str, ProbeResult]) -> dict[str, float]:
+    """The results as flat names and numbers: factor, factor_low, factor_high, and the errors of the pose."""
+    metrics: dict[str, float] = {}
+    for factor, result in results.items():
+        metrics |= {factor: result.value, f"{factor}_low": result.low, f"{factor}_high": result.high}
+        errors = {name: value for name, value in result.details.items() if "error" in name}
+        metrics |= {f"{factor}_{name}": value for name, value in errors.items()}
+    return metrics
+
+
+def paired_difference(table: pd.DataFrame, factor: str, encoder: str, control: str) -> dict[str, float]:
+    """An encoder's score minus a control's, paired by seed, with the 95% t-interval of the mean over seeds.
+
+    Args:
+        table: rows of `to_table`, with the columns encoder, factor, seed, value.
+
+    Returns:
+        difference, low, high and the number of seeds; the bounds are NaN for fewer than two.
+    """
+    scores = table[table["factor"] == factor].pivot(index="seed", columns="encoder", values="value")
+    differences = (scores[encoder] - scores[control]).dropna()
+    n, mean = len(differences), float(differences.mean())
+    half = float(student_t.ppf(0.975, n - 1) * differences.sem()) if n > 1 else math.nan
+    return {"difference": mean, "low": mean - half, "high": mean + half, "seeds": n}

@@ -1,0 +1,270 @@
+"""Features: the encoder is proven frozen, the cache proven whole, and groups stay together."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from ciperlib.analyse.features import (
+    Features,
+    FeaturesError,
+    FrozenEncoderError,
+    extract_features,
+    fingerprint,
+    pixel_features,
+    split_features,
+)
+from ciperlib.data.imageset import DataError, ImageSet, TrainedOn
+
+
+def make_images(n: int = 60, first_id: int = 0, name: str = "toy", side: int = 8) -> ImageSet:
+    generator = torch.Generator().manual_seed(first_id)
+    ids = torch.arange(n) + first_id
+    factors = {"object": ids % 5, "session": ids // 3 % 4, "azimuth": torch.rand(n, generator=generator)}
+    pixels = torch.randint(256, (n, 3, side, side), generator=generator, dtype=torch.uint8)
+    return ImageSet(name, "train", pixels, factors, ids, ids // 3, {"object": tuple("abcde")})
+
+
+def make_encoder(norm: nn.Module | None = None) -> nn.Module:
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(6) if norm is None else norm
+    return nn.Sequential(nn.Conv2d(3, 6, 3), norm, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+class StubbornNorm(nn.BatchNorm2d):
+    """The planted fault: normalises by the batch, and moves its statistics, whatever mode it is in."""
+
+    def forward(self, x):
+        return nn.functional.batch_norm(x, self.running_mean, self.running_var, training=True, momentum=self.momentum)
+
+
+def test_features_are_the_encoders_outputs_row_by_row():
+    images, encoder = make_images(), make_encoder()
+    features = extract_features(encoder, images, batch_size=17)
+    with torch.no_grad():
+        expected = encoder.eval()(images.floats())
+    torch.testing.assert_close(features.matrix, expected, rtol=1e-5, atol=1e-6)
+    assert features.matrix.dtype == torch.float32
+    assert not features.matrix.requires_grad
+    assert torch.equal(features.ids, images.ids)
+    assert torch.equal(features.factors["object"], images.factors["object"])
+    assert (features.name, features.split, features.labels) == ("toy", "train", images.labels)
+    assert features.encoder_fingerprint == fingerprint(encoder)
+
+
+def test_features_do_not_depend_on_the_batch_or_the_order_of_images():
+    images, encoder = make_images(), make_encoder()
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(1))
+    plain = extract_features(encoder, images, batch_size=60).matrix
+    shuffled = extract_features(encoder, images.subset(order), batch_size=7).matrix
+    torch.testing.assert_close(shuffled, plain[order], rtol=1e-5, atol=1e-6)
+    assert torch.equal(plain, extract_features(encoder, images, batch_size=60).matrix)
+
+
+def test_modes_of_all_modules_are_restored_even_after_an_error():
+    encoder = make_encoder()
+    encoder.train()
+    encoder[1].eval()
+    modes = [module.training for module in encoder.modules()]
+    extract_features(encoder, make_images())
+    assert [module.training for module in encoder.modules()] == modes
+    encoder.append(nn.Unflatten(1, (2, 3)))
+    modes.append(True)
+    with pytest.raises(FeaturesError, match=r"must return \[60, d\]"):
+        extract_features(encoder, make_images())
+    assert [module.training for module in encoder.modules()] == modes
+
+
+def test_extraction_leaves_the_encoder_fit_for_training():
+    encoder = make_encoder().train()
+    features = extract_features(encoder, make_images())
+    encoder(make_images().floats()).sum().backward()
+    (features.matrix @ torch.ones(6, 1, requires_grad=True)).sum().backward()
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_an_unfrozen_batchnorm_is_refused(momentum):
+    with pytest.raises(FrozenEncoderError, match="BatchNorm"):
+        # one image a batch beyond the first check: only the fingerprint can tell
+        extract_features(make_encoder(StubbornNorm(6, momentum=0.1)), make_images(3), batch_size=3)
+    with pytest.raises(FrozenEncoderError, match="batch"):
+        extract_features(make_encoder(StubbornNorm(6, momentum=momentum or 0.0)), make_images())
+
+
+def test_batch_statistics_and_dropout_are_refused_although_no_weight_moves():
+    with pytest.raises(FrozenEncoderError, match="track_running_stats"):
+        extract_features(make_encoder(nn.BatchNorm2d(6, track_running_stats=False)), make_images())
+
+    class StubbornDropout(nn.Module):
+        def forward(self, x):
+            return nn.functional.dropout(x, 0.5, training=True)
+
+    with pytest.raises(FrozenEncoderError, match="dropout"):
+        extract_features(make_encoder(StubbornDropout()), make_images())
+
+
+def test_outputs_that_are_not_finite_and_empty_sets_are_refused():
+    encoder = make_encoder()
+    with torch.no_grad():
+        encoder[0].bias[0] = float("nan")
+    with pytest.raises(FeaturesError, match="not finite"):
+        extract_features(encoder, make_images())
+    with pytest.raises(FeaturesError, match="no images"):
+        extract_features(make_encoder(), make_images().subset(slice(0, 0)))
+
+
+def test_fingerprint_sees_weights_buffers_names_and_types_but_not_memory():
+    encoder = make_encoder()
+    first = fingerprint(encoder)
+    assert len(first) == 16
+    assert int(first, 16) >= 0
+    assert first == fingerprint(make_encoder()) == fingerprint(encoder.eval())
+    assert first == fingerprint(make_encoder().to(memory_format=torch.channels_last))
+    assert first != fingerprint(make_encoder().double())
+    for change in ("0.weight", "0.bias", "1.running_mean", "1.running_var", "1.num_batches_tracked"):
+        other = make_encoder()
+        other.state_dict()[change].view(-1)[-1] += 1
+        assert fingerprint(other) != first, change
+    renamed = nn.Sequential()
+    for name, child in encoder.named_children():
+        renamed.add_module("x" + name, child)
+    assert fingerprint(renamed) != first
+    unsaved = make_encoder()
+    unsaved.register_buffer("coordinates", torch.zeros(2), persistent=False)
+    assert fingerprint(unsaved) != first
+
+
+def test_cache_returns_the_same_and_the_encoder_is_not_run_again(tmp_path, monkeypatch):
+    images, encoder = make_images(), make_encoder()
+    first = extract_features(encoder, images, cache=tmp_path / "deep")
+    (path,) = (tmp_path / "deep").iterdir()
+    assert path.name == f"{fingerprint(encoder)}-{images.digest()}.safetensors"
+    monkeypatch.setattr("ciperlib.analyse.features._encode", lambda *_: pytest.fail("not taken from the cache"))
+    again = extract_features(encoder, images, cache=tmp_path / "deep")
+    assert torch.equal(first.matrix, again.matrix)
+    assert again.encoder_fingerprint == first.encoder_fingerprint
+
+
+def test_damaged_files_and_other_pixels_are_encoded_again(tmp_path, monkeypatch):
+    images, encoder = make_images(), make_encoder()
+    first = extract_features(encoder, images, cache=tmp_path)
+    (path,) = tmp_path.iterdir()
+    whole = path.read_bytes()
+    flipped = whole[:-3] + bytes([whole[-3] ^ 64]) + whole[-2:]
+    for content in (whole[:100], b"", flipped):
+        path.write_bytes(content)
+        assert torch.equal(extract_features(encoder, images, cache=tmp_path).matrix, first.matrix)
+        with monkeypatch.context() as patch:  # the file is whole again
+            patch.setattr("ciperlib.analyse.features._encode", lambda *_: pytest.fail("not taken from the cache"))
+            extract_features(encoder, images, cache=tmp_path)
+    other = ImageSet("toy", "train", 255 - images.images, images.factors, images.ids, images.groups)
+    changed = extract_features(encoder, other, cache=tmp_path).matrix
+    assert torch.equal(changed, extract_features(encoder, other).matrix)
+    assert not torch.equal(changed, first.matrix)
+    assert [file.name for file in tmp_path.iterdir()] == [path.name], "something half-written was left"
+
+
+def test_unseen_says_yes_no_or_unknown():
+    encoder, seen = make_encoder(), TrainedOn.of(make_images(60))
+    answers = {
+        "unknown": (make_images(), None),
+        "no": (make_images(10, first_id=59), seen),
+        "yes": (make_images(10, first_id=60), seen),
+    }
+    for answer, (images, trained_on) in answers.items():
+        assert extract_features(encoder, images, trained_on=trained_on).unseen == answer
+    assert extract_features(encoder, make_images(name="other"), trained_on=seen).unseen == "yes"
+
+
+@given(st.sets(st.integers(-50, 50)), st.lists(st.integers(-60, 60)))
+def test_ranges_of_ids_are_the_set_of_ids(ids, queries):
+    chosen = torch.tensor(sorted(ids, key=lambda i: (i * 7) % 13), dtype=torch.int64)
+    blank = torch.zeros(len(chosen), 3, 1, 1, dtype=torch.uint8)
+    seen = TrainedOn.of(ImageSet("toy", "train", blank, {}, chosen, chosen))
+    assert seen.seen(torch.tensor(queries, dtype=torch.int64)).tolist() == [query in ids for query in queries]
+    assert TrainedOn.from_list("toy", seen.to_list()[::-1]) == seen
+
+
+def test_overlapping_ranges_are_refused():
+    for ranges in ([[0, 5], [5, 9]], [[3, 1]]):
+        with pytest.raises(DataError, match="disjoint"):
+            TrainedOn.from_list("toy", ranges)
+
+
+def test_features_refuse_impossible_columns():
+    features = extract_features(make_encoder(), make_images())
+    with pytest.raises(FeaturesError, match="ids has 59 rows"):
+        Features(features.matrix, {}, features.ids[1:], features.groups)
+    with pytest.raises(FeaturesError, match="float32"):
+        Features(features.matrix.double(), {}, features.ids, features.groups)
+
+
+def test_frame_and_subset_keep_rows_together():
+    features = extract_features(make_encoder(), make_images())
+    frame = features.subset(torch.tensor([5, 2])).to_frame()
+    assert list(frame.columns) == [*(f"h{i}" for i in range(6)), "id", "group", "object", "session", "azimuth"]
+    assert frame["id"].tolist() == [5, 2]
+    assert frame["object"].tolist() == [0, 2]
+    assert frame["h3"].tolist() == pytest.approx(features.matrix[[5, 2], 3].tolist())
+    assert len(features.subset(features.factors["object"] == 1)) == 12
+
+
+def test_pixel_components_are_exact_and_fitted_on_train_alone():
+    train, test = make_images(100), make_images(40, first_id=100)
+    first, second = pixel_features(train, test, components=5)
+    centred = (train.floats() - train.floats().mean(dim=0)).flatten(1).double()
+    u, s, v = torch.linalg.svd(centred, full_matrices=False)
+    torch.testing.assert_close(first.matrix.double().abs(), (u[:, :5] * s[:5]).abs(), rtol=1e-3, atol=1e-3)
+    expected = (test.floats() - train.floats().mean(dim=0)).flatten(1).double() @ v[:5].T
+    torch.testing.assert_close(second.matrix.double().abs(), expected.abs(), rtol=1e-3, atol=1e-3)
+    assert first.encoder_fingerprint == second.encoder_fingerprint
+    assert (first.unseen, second.unseen) == ("no", "yes")
+
+
+def test_few_pixels_are_returned_as_they_are():
+    train, test = make_images(), make_images(10, first_id=60)
+    first, second = pixel_features(train, test, components=192)
+    assert torch.equal(first.matrix, train.floats().flatten(1))
+    assert torch.equal(second.matrix, test.floats().flatten(1))
+    with pytest.raises(FeaturesError, match="differ in size"):
+        pixel_features(train, make_images(side=9))
+
+
+@pytest.mark.parametrize("hold_out", [None, "session"])
+def test_split_keeps_groups_together_and_loses_nothing(hold_out):
+    features = extract_features(make_encoder(), make_images())
+    train, test = split_features(features, hold_out=hold_out, seed=3)
+    assert not set(train.groups.tolist()) & set(test.groups.tolist())
+    assert sorted([*train.ids.tolist(), *test.ids.tolist()]) == features.ids.tolist()
+    assert len(test) == (18 if hold_out is None else 15)
+    again = split_features(features, hold_out=hold_out, seed=3)[1]
+    assert torch.equal(test.ids, again.ids)
+    others = [split_features(features, hold_out=hold_out, seed=seed)[1].ids.tolist() for seed in range(5)]
+    assert len({tuple(ids) for ids in others}) > 1
+
+
+def test_held_out_values_can_be_given():
+    features = extract_features(make_encoder(), make_images())
+    train, test = split_features(features, hold_out="session", values=[1, 3])
+    assert set(test.factors["session"].tolist()) == {1, 3}
+    assert set(train.factors["session"].tolist()) == {0, 2}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"hold_out": "object"}, "constant within groups"),  # a group has three objects
+        ({"hold_out": "azimuth"}, "categorical factor"),
+        ({"hold_out": "sesion"}, "categorical factor"),
+        ({"hold_out": "session", "values": [9]}, "no two parts"),
+        ({"hold_out": "session", "values": [0, 1, 2, 3]}, "no two parts"),
+        ({"values": [1]}, "hold_out="),
+        ({"test_share": 1.0}, "test_share"),
+    ],
+)
+def test_impossible_splits_are_refused(arguments, message):
+    with pytest.raises(FeaturesError, match=message):
+        split_features(extract_features(make_encoder(), make_images()), **arguments)
