@@ -1,0 +1,197 @@
+"""python -m ciperlib: what the notebooks do, from a shell."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ciperlib.config import METHODS, Config
+from ciperlib.data.imageset import DATASETS, home, load_images
+from ciperlib.profiles import profile_parameters
+
+REFUSED = 2  # exit status: the command could not be carried out as it was given
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        options.command(options)
+    except Exception as error:
+        if type(error).__module__.startswith("ciperlib."):  # ours say what to do; anything else is a bug to be seen
+            print(f"ciperlib: {error}", file=sys.stderr)
+            return REFUSED
+        raise
+    except KeyboardInterrupt:
+        print("\nciperlib: stopped; the same command carries on from the last saved state", file=sys.stderr)
+        return 130
+    return 0
+
+
+def fit_command(options: argparse.Namespace) -> None:
+    from ciperlib.learn.training import fit
+
+    parameters = {**profile_parameters(options.profile, "config"), **_parameters(options.p)}
+    config = Config.from_parameters(**parameters)
+    run = fit(config, options.root, data_root=options.data, device=options.device)
+    print(f"{run.folder}  ({run.status['seconds']:.0f} s)")
+
+
+def probe_command(options: argparse.Namespace) -> None:
+    from ciperlib.analyse.tables import default_factors, probe_floors, probe_run, to_metrics, to_table
+    from ciperlib.files import write_json
+    from ciperlib.learn.runs import METRICS
+
+    run = _find(options.run)
+    config = run.config
+    sizes = {"image_size": config.image_size, "root": options.data}
+    train = load_images(config.dataset, "train", size=config.train_size if not options.all else None, **sizes)
+    test = load_images(config.dataset, "test", **sizes)
+    factors = default_factors(test)
+    floors = probe_floors(train, test, factors, config)
+    protocol = {"protocol": options.protocol} if options.protocol else {}
+    categories = tuple(name for name in factors if not options.protocol or name != "pose")
+    results = probe_run(run, train, test, categories, floors=floors, **protocol)
+    table = to_table(results, encoder=run.name)
+    print(table[["factor", "metric", "value", "low", "high", "n", "unseen", *_floor_columns(table)]].to_string())
+    write_json(run.folder / METRICS, {**run.metrics, **to_metrics(results)})
+
+
+def run_command(options: argparse.Namespace) -> None:
+    from ciperlib.present.batch import publish, run
+
+    records = []
+    for notebook in options.notebook:
+        record = run(notebook, _parameters(options.p), profile=options.profile, output=options.output)
+        page = Path(record.folder) / f"{Path(record.notebook).stem}.html"
+        print(f"{record.notebook}: {record.status} in {record.seconds:.0f} s; the page is {page}", flush=True)
+        records.append(record)
+    if options.publish:
+        publish(records)
+        print(f"open {home() / 'out' / 'index.html'}; the pictures are in figures/")
+
+
+def zoo_command(options: argparse.Namespace) -> None:
+    """Trains what the zoo's grid asks for and the zoo lacks; several of these commands share the work."""
+    from ciperlib.learn.runs import RunBusyError, find_run, zoo_root
+
+    grid = yaml.safe_load((home() / "data" / "zoo" / "grid.yml").read_text())
+    root = Path(options.root) if options.root else zoo_root()
+    configs = [Config.from_parameters(**run, seed=seed) for seed in grid["seeds"] for run in grid["runs"]]
+    for number, config in enumerate(configs, 1):
+        if find_run(config, root) is not None:
+            continue
+        print(f"{number} of {len(configs)}: {config.name}", flush=True)
+        try:
+            _add_to_zoo(config, root, options.device)
+        except RunBusyError as error:
+            print(error, flush=True)
+
+
+def _add_to_zoo(config: Config, root: Path, device: str) -> None:
+    """Trains, halves, and measures the halved encoder: the numbers are those of the file that is shipped."""
+    from ciperlib.analyse.tables import probe_run, to_metrics
+    from ciperlib.learn.runs import export_run
+    from ciperlib.learn.training import fit
+
+    run = export_run(fit(config, device=device), root)
+    sizes = {"image_size": config.image_size}
+    train = load_images(config.dataset, "train", size=config.train_size, **sizes)
+    results = probe_run(run, train, load_images(config.dataset, "test", **sizes))
+    export_run(run, root, to_metrics(results))
+    print("   ".join(f"{factor} {result.value:.3f}" for factor, result in results.items()), flush=True)
+
+
+def data_command(options: argparse.Namespace) -> None:
+    for split in ("train", "test"):
+        images = load_images(options.name, split, root=options.data)
+        size = "x".join(map(str, images.images.shape[2:]))
+        print(f"{images.name} {split}: {len(images)} images of {size}; factors: {', '.join(images.factors)}")
+
+
+def student_command(options: argparse.Namespace) -> None:
+    from ciperlib.present.exercises import write_student_copies
+
+    for path in write_student_copies(home() / "notebooks", Path(options.output or home() / "out" / "student")):
+        print(path)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("python -m ciperlib", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="fit | probe | run | zoo | data | student")
+
+    fit = _command(commands, "fit", fit_command, "train one encoder: -p method ciper -p alpha 0.3 ...")
+    _add_parameters(fit, "a choice of the config: " + ", ".join(f.name for f in fields(Config)))
+    fit.add_argument("--root", help="folder of runs (default: runs/)")
+    fit.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
+
+    probe = _command(commands, "probe", probe_command, "what a trained encoder keeps, with floors and intervals")
+    probe.add_argument("run", help="a run's folder, or its name in runs/ or the zoo")
+    probe.add_argument("--protocol", choices=("lbfgs", "sgd", "knn"), help="for categories (default: lbfgs)")
+    probe.add_argument("--all", action="store_true", help="fit the probe on all training images, not only the run's")
+
+    run = _command(commands, "run", run_command, "run notebooks without a reader")
+    run.add_argument("notebook", nargs="+", help="the .ipynb files, in order")
+    _add_parameters(run, "a value for the notebook's parameters cell")
+    run.add_argument("--output", help="folder for the runs (default: out/)")
+    run.add_argument("--publish", action="store_true", help="copy pictures and numbers to figures/")
+
+    zoo = _command(commands, "zoo", zoo_command, f"train the zoo ({', '.join(METHODS[:-1])})")
+    zoo.add_argument("--root", help="the zoo's folder (default: CIPER_ZOO, then data/zoo)")
+    zoo.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
+
+    data = _command(commands, "data", data_command, "load an image set: download, render or check it")
+    data.add_argument("name", help=", ".join(DATASETS))
+
+    student = _command(commands, "student", student_command, "the notebooks without their solutions")
+    student.add_argument("--output", help="folder for the copies (default: out/student/)")
+    return parser
+
+
+def _command(commands, name: str, function, text: str) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=text, description=text)
+    parser.add_argument("--data", metavar="FOLDER", help="folder of image files (default: CIPER_DATA, then data/)")
+    parser.set_defaults(command=function)
+    return parser
+
+
+def _add_parameters(parser: argparse.ArgumentParser, text: str) -> None:
+    parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help=text)
+    parser.add_argument("--profile", default="teaching", help="smoke, teaching (default) or paper")
+
+
+def _parameters(pairs: Sequence[Sequence[str]]) -> dict[str, Any]:
+    """-p pairs as values: numbers, true and false as such, `none` as None, anything else as text."""
+    return {name: _value(text) for name, text in pairs}
+
+
+def _value(text: str) -> Any:
+    for convert in (int, float):
+        try:
+            return convert(text)
+        except ValueError:
+            continue
+    return {"true": True, "false": False, "none": None}.get(text.lower(), text)
+
+
+def _find(name: str):
+    from ciperlib.learn.runs import RunError, load_run, runs_root, zoo_root
+
+    for folder in (Path(name), runs_root() / name, zoo_root() / name):
+        if folder.is_dir():
+            return load_run(folder)
+    raise RunError(f"there is no run {name!r} here, in {runs_root()} or in {zoo_root()}; make it with `fit`")
+
+
+def _floor_columns(table) -> list[str]:
+    return [column for column in table if column.startswith("floor: ")]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Numbers to people: figures, notebooks, batches."""

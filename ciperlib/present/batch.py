@@ -1,0 +1,207 @@
+"""Notebooks without a reader: run one with parameters, keep its pictures, numbers and page in a folder of its own."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+import traceback
+from collections.abc import Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ciperlib.config import nearest
+from ciperlib.data.imageset import home
+from ciperlib.files import write_atomically, write_json
+from ciperlib.present.notebook import OUTPUT_VARIABLE
+from ciperlib.profiles import profile_parameters
+
+STATUS = "status.json"
+LAST_LINES = 12
+
+
+class BatchError(RuntimeError):
+    """A notebook that cannot be run as asked, or that failed; the message says where and why."""
+
+
+@dataclass
+class Record:
+    """What is known of one run of a notebook; kept as status.json in its folder, never read off the notebook."""
+
+    notebook: str
+    parameters: dict[str, Any]
+    profile: str
+    status: str  # running, done, failed
+    folder: str
+    seconds: float = 0.0
+    metrics: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    last_lines: list[str] = field(default_factory=list)
+
+
+def run(
+    notebook: str | Path, parameters: Mapping[str, Any] | None = None, *, profile: str = "teaching",
+    output: str | Path | None = None, timeout: int | None = None,
+) -> Record:  # fmt: skip
+    """Runs a notebook from its first cell to its last, in a folder of its own.
+
+    The folder gets the executed notebook, an HTML page of it, figures/, metrics.json and status.json; the notebook
+    itself is not touched.
+
+    Args:
+        notebook: the .ipynb file.
+        parameters: values for names that its `parameters` cell declares.
+        profile: notebooks/profiles/<profile>.yml, whose values for this notebook come before `parameters`.
+        output: folder that gets the run's folder; default `out/` of the checkout.
+        timeout: seconds that one cell may take.
+
+    Raises:
+        BatchError: no such notebook or profile, a parameter that the notebook does not declare, or a failing cell
+            (the record is on disk then, with its last lines).
+    """
+    notebook = Path(notebook)
+    values = {**profile_parameters(profile, notebook.stem), **(parameters or {})}
+    declared = declared_parameters(notebook)
+    for name in values:
+        if name not in declared:
+            raise BatchError(f"{notebook.name} has no parameter named {name!r}{nearest(name, declared)}")
+    folder = Path(output or home() / "out") / _folder_name(notebook, values)
+    record = Record(str(notebook.name), dict(values), profile, "running", str(folder))
+    _prepare(folder)
+    write_json(folder / STATUS, asdict(record))
+    start = time.monotonic()
+    try:
+        _execute(notebook, folder, {**values, **({"interactive": False} if "interactive" in declared else {})}, timeout)
+        record.status = "done"
+    except Exception as error:
+        record.status, record.last_lines = "failed", _last_lines(error)
+        raise BatchError(f"{notebook.name} failed; its last lines:\n" + "\n".join(record.last_lines)) from error
+    except BaseException:
+        record.status, record.last_lines = "failed", ["interrupted"]
+        raise
+    finally:
+        record.seconds = round(time.monotonic() - start, 2)
+        record.metrics, record.versions = _read(folder / "metrics.json"), _versions()
+        _write_page(folder, notebook.stem)
+        write_json(folder / STATUS, asdict(record))
+    return record
+
+
+def declared_parameters(notebook: Path) -> dict[str, Any]:
+    """Name -> papermill's description of it, of each name in the notebook's `parameters` cell."""
+    from papermill import inspect_notebook
+
+    if not notebook.is_file():
+        raise BatchError(f"there is no notebook {notebook}; the workbook's are in notebooks/")
+    declared = inspect_notebook(str(notebook))
+    if not declared:
+        raise BatchError(f"{notebook.name} has no cell tagged `parameters`, so nothing in it can be set")
+    return declared
+
+
+def publish(records: list[Record], figures: Path | None = None) -> None:
+    """Copies pictures and numbers of finished runs to figures/, and writes the gallery there and out/index.html."""
+    figures = figures or home() / "figures"
+    for record in records:
+        stem, folder = Path(record.notebook).stem, Path(record.folder)
+        for picture in sorted((folder / "figures").glob("*.png")):
+            write_atomically(figures / f"{stem}_{picture.name}", picture.read_bytes())
+        captions = _read(folder / "figures" / "captions.json")
+        facts = {name: getattr(record, name) for name in ("parameters", "profile", "seconds", "metrics", "versions")}
+        write_json(figures / f"{stem}.json", {**facts, "captions": captions})
+    write_atomically(figures / "README.md", _gallery(figures))
+    write_atomically(home() / "out" / "index.html", _index(records))
+
+
+def _gallery(figures: Path) -> str:
+    lines = ["# Figures", "", "Made by `make run` and `make workbook`; the numbers are in the .json files.", ""]
+    for path in sorted(figures.glob("[0-9]*.json")):
+        facts = _read(path)
+        lines += [f"## {path.stem}", "", f"Profile {facts['profile']}, {facts['versions'].get('device', '')}.", ""]
+        for name, caption in facts["captions"].items():
+            picture = f"{path.stem}_{name}.png"
+            if (figures / picture).exists():
+                lines += [f"![{name}]({picture})", "", caption, ""]
+    return "\n".join(lines)
+
+
+def _index(records: list[Record]) -> str:
+    items = []
+    for record in records:
+        stem, folder = Path(record.notebook).stem, Path(record.folder)
+        link = f'<a href="{folder.name}/{stem}.html">{stem}</a>'
+        items.append(f"<li>{link}: {record.status}, {record.seconds:.0f} s</li>")
+    style = "<style>body{font:18px/1.6 sans-serif;max-width:40em;margin:3em auto;padding:0 1em}</style>"
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>The CIPER workbook</title>{style}'
+        f"<h1>The CIPER workbook</h1><ul>{''.join(items)}</ul></html>\n"
+    )
+
+
+def _folder_name(notebook: Path, values: Mapping[str, Any]) -> str:
+    """The notebook's stem, and a hash of what was set if anything was."""
+    if not values:
+        return notebook.stem
+    text = json.dumps(values, sort_keys=True, default=str)
+    return f"{notebook.stem}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def _prepare(folder: Path) -> None:
+    """An empty folder: pictures of an earlier run must not be taken for this one's."""
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+        (folder / "figures").mkdir(parents=True)
+    except OSError as error:
+        raise BatchError(f"cannot write in {folder}: {error.strerror}; choose another folder with --output") from error
+
+
+def _execute(notebook: Path, folder: Path, values: dict[str, Any], timeout: int | None) -> None:
+    from papermill import execute_notebook
+
+    with _environment(**{OUTPUT_VARIABLE: str(folder.resolve())}):
+        execute_notebook(
+            str(notebook), str(folder / notebook.name), values, cwd=str(home()), progress_bar=False,
+            store_widget_state=False, execution_timeout=timeout,
+        )  # fmt: skip
+
+
+def _write_page(folder: Path, stem: str) -> None:
+    """The executed notebook (or as much of it as was reached) as one HTML file."""
+    from nbconvert import HTMLExporter
+
+    executed = folder / f"{stem}.ipynb"
+    if executed.exists():
+        html, _ = HTMLExporter().from_filename(str(executed))
+        write_atomically(folder / f"{stem}.html", html)
+
+
+@contextmanager
+def _environment(**values: str):
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None) if value is None else os.environ.__setitem__(name, value)
+
+
+def _last_lines(error: Exception) -> list[str]:
+    text = str(error) or "".join(traceback.format_exception_only(error))
+    return [line for line in text.splitlines() if line.strip()][-LAST_LINES:]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def _versions() -> dict[str, str]:
+    import torch
+
+    from ciperlib.learn.training import environment
+
+    return environment(torch.device("cuda" if torch.cuda.is_available() else "cpu"))

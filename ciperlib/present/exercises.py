@@ -1,0 +1,85 @@
+"""The exercises' checkers, which name the case that fails, and the students' copies of the notebooks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ciperlib.analyse.features import Features
+from ciperlib.learn.losses import nt_xent
+
+SOLUTION_TAG = "solution"
+
+
+def check_nt_xent(attempt: Callable[[Tensor, Tensor, float], Tensor]) -> str:
+    """Checks a learner's NT-Xent loss against cases that tell the predictable mistakes apart.
+
+    Raises:
+        AssertionError: naming the case that fails and what may be wrong.
+    """
+    z1, z2 = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(0))
+    value = attempt(z1, z2, 0.5)
+    assert value is not None, "the function returns nothing: end it with `return ...`"
+    value = torch.as_tensor(value)
+    assert value.ndim == 0, f"the loss must be one number, not of shape {list(value.shape)}: take the mean over rows"
+    _check_ties(float(attempt(torch.ones(5, 3), torch.ones(5, 3), 0.5)))
+    assert _close(attempt(3 * z1, z2, 0.5), value), "longer embeddings change the loss: normalise each row first"
+    assert _close(attempt(z2, z1, 0.5), value), "exchanging the views changes the loss: the rows of both views count"
+    for temperature in (0.1, 0.5, 2.0):
+        got, truth = attempt(z1, z2, temperature), nt_xent(z1, z2, temperature)
+        message = f"at temperature {temperature} it is {truth:.4f}, not {got:.4f}: divide the cosines by it"
+        assert _close(got, truth), message
+    return "Right: your loss is NT-Xent."
+
+
+def _check_ties(loss: float) -> None:
+    """The loss of five pairs of equal embeddings, where every candidate ties: it counts the candidates."""
+    mistakes = {10: "the row itself still competes", 5: "the negatives of the same view are missing"}
+    for candidates, mistake in mistakes.items():
+        assert abs(loss - math.log(candidates)) > 1e-4, f"log {candidates} for N = 5 equal pairs: {mistake}"
+    message = f"with N = 5 equal pairs all 2N - 1 candidates tie, so the loss is log 9 = 2.197, not {loss:.3f}"
+    assert abs(loss - math.log(9)) < 1e-4, message
+
+
+def check_held_out(train: Features, test: Features, factor: str) -> str:
+    """Checks a learner's split that has to hold out whole values of a factor.
+
+    Raises:
+        AssertionError: naming what is shared, or what is missing.
+    """
+    for part in (train, test):
+        assert isinstance(part, Features), "give two Features: train and test"
+        assert len(part), "one of the parts is empty"
+    images = set(train.ids.tolist()) & set(test.ids.tolist())
+    assert not images, f"{len(images)} images are in both parts: a probe could remember them"
+    values = set(train.factors[factor].tolist()) & set(test.factors[factor].tolist())
+    assert not values, f"{factor} {sorted(values)} is in both parts; hold out whole values with hold_out={factor!r}"
+    objects = set(test.factors["object"].tolist()) - set(train.factors["object"].tolist())
+    assert not objects, f"objects {sorted(objects)} are tested but were never trained on: keep each one in train"
+    return f"Right: no {factor} of the test part was seen in training."
+
+
+def write_student_copies(notebooks: Path, output: Path) -> list[Path]:
+    """Copies of the notebooks without the cells tagged `solution`, by nbconvert's tag removal."""
+    from nbconvert import NotebookExporter
+    from traitlets.config import Config
+
+    config = Config()
+    config.TagRemovePreprocessor.enabled = True
+    config.TagRemovePreprocessor.remove_cell_tags = (SOLUTION_TAG,)
+    config.NotebookExporter.preprocessors = ["nbconvert.preprocessors.TagRemovePreprocessor"]
+    output.mkdir(parents=True, exist_ok=True)
+    written = []
+    for source in sorted(notebooks.glob("[0-9]*.ipynb")):
+        body, _ = NotebookExporter(config=config).from_filename(str(source))
+        (output / source.name).write_text(body)
+        written.append(output / source.name)
+    return written
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    return bool(torch.isclose(torch.as_tensor(a), torch.as_tensor(b), atol=1e-4))

@@ -1,0 +1,118 @@
+"""What a notebook's cells call: `setup`, `save_figure`, `record_metrics`. The same calls serve a reader and a batch.
+
+In a batch the environment's `CIPER_OUTPUT` names the run's folder; figures and metrics are written there. Without it
+(a reader in JupyterLab, or plain papermill) they are only shown.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import warnings
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from IPython.display import HTML, Image, Markdown, display
+from plotly import io as pio
+from plotly.graph_objects import Figure, FigureWidget
+from plotly.offline import get_plotlyjs
+
+import ciperlib
+from ciperlib.files import write_atomically, write_json
+
+OUTPUT_VARIABLE = "CIPER_OUTPUT"
+PNG_SCALE = 1.5
+_session = {"interactive": True, "plotly_js_shown": False}
+
+
+def setup(interactive: bool = True) -> None:
+    """Called first in every notebook; says which versions it runs on.
+
+    Args:
+        interactive: True shows live figures and progress bars; False shows pictures and lines, as in a batch.
+    """
+    _session.update(interactive=interactive, plotly_js_shown=False)
+    place = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} CPU threads"
+    versions = f"ciperlib {ciperlib.__version__}, torch {torch.__version__}, Python {platform.python_version()}"
+    print(f"{versions}, {place}")
+
+
+def progress() -> str:
+    """How `fit` shall report here: a bar for a reader, lines in a batch."""
+    return "bar" if _session["interactive"] else "lines"
+
+
+def save_figure(figure: Figure, name: str, caption: str) -> None:
+    """Shows a figure with its caption and, in a batch, keeps it as figures/<name>.png in the run's folder.
+
+    Live where a reader is; else a PNG where a Chrome or Chromium is found to draw it; else plotly's own figure, with
+    plotly.js embedded once in the page.
+    """
+    if _session["interactive"]:
+        display(FigureWidget(figure))
+    elif (png := to_png(figure)) is not None:
+        display(Image(png, width=figure.layout.width, alt=caption))
+        if (folder := output_folder()) is not None:
+            write_atomically(folder / "figures" / f"{name}.png", png)
+            _update(folder / "figures" / "captions.json", {name: caption})
+    else:
+        if not _session["plotly_js_shown"]:
+            display(HTML(f"<script>{get_plotlyjs()}</script>"))
+            _session["plotly_js_shown"] = True
+        display(HTML(pio.to_html(figure, include_plotlyjs=False, full_html=False)))
+    display(Markdown(f"*{caption}*"))
+
+
+def record_metrics(**metrics: float | int | str | bool) -> None:
+    """Keeps named numbers of this notebook in metrics.json of the run's folder, and shows them.
+
+    Raises:
+        ValueError: a number that is not finite; a metric that could not be measured is left out, not recorded.
+    """
+    for name, value in metrics.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"metric {name}={value} is not finite")
+    print("  ".join(f"{name} = {_short(value)}" for name, value in metrics.items()))
+    if (folder := output_folder()) is not None:
+        _update(folder / "metrics.json", metrics)
+
+
+def output_folder() -> Path | None:
+    """The folder of the batch run that this notebook is part of, or None."""
+    return Path(os.environ[OUTPUT_VARIABLE]) if OUTPUT_VARIABLE in os.environ else None
+
+
+def to_png(figure: Figure) -> bytes | None:
+    """The figure as PNG, or None where there is no browser to draw it (said once)."""
+    if not _drawing_browser():
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # kaleido's own, about its own dependencies
+        return figure.to_image(format="png", scale=PNG_SCALE)
+
+
+@cache
+def _drawing_browser() -> bool:
+    """Starts the browser that draws PNGs and keeps it; False, with one line of explanation, where there is none."""
+    import kaleido
+
+    try:
+        kaleido.start_sync_server(n=1, silence_warnings=True)
+        Figure().to_image(format="png", width=20, height=20)
+    except Exception as error:  # kaleido and its browser fail in many ways, and a page with live figures is as good
+        print(f"figures stay plotly's own here; for PNG pictures install Chrome or Chromium ({type(error).__name__})")
+        return False
+    return True
+
+
+def _update(path: Path, values: dict[str, Any]) -> None:
+    known = json.loads(path.read_text()) if path.exists() else {}
+    write_json(path, {**known, **values})
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,186 @@
+"""`make bench`: how this library compares with what one would use instead, as ratios measured in one run.
+
+    python tests/benchmarks.py [--output FILE] [--only NAME]
+
+Each pair is run in turn, A B A B ..., and the medians are compared, so that a machine that slows down slows both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from ciperlib.analyse.features import Features
+from ciperlib.analyse.probes import fit_linear_probe
+from ciperlib.config import Config
+from ciperlib.data import turntable
+from ciperlib.data.imageset import ImageSet, home
+from ciperlib.learn.augment import IMAGE_STEPS, Augmentation
+from ciperlib.learn.objectives import Batch, make_objective
+from ciperlib.learn.training import environment
+
+REPEATS = 5
+
+
+def median_seconds(*functions: Callable[[], object], repeats: int = REPEATS) -> list[float]:
+    """Median seconds of each function, run in turn after one warm-up each."""
+    times: list[list[float]] = [[] for _ in functions]
+    for turn in range(repeats + 1):
+        for function, seconds in zip(functions, times):
+            start = time.perf_counter()
+            function()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            if turn:
+                seconds.append(time.perf_counter() - start)
+    return [statistics.median(seconds) for seconds in times]
+
+
+def random_images(n: int = 2048, size: int = 32) -> ImageSet:
+    pixels = torch.randint(256, (n, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return ImageSet("random", "train", pixels, {}, torch.arange(n), torch.arange(n))
+
+
+def bench_augmentation(batch: int = 256) -> list[dict]:
+    """SimCLR's augmentation of 32x32 images, parameters returned: ours, kornia's batch, torchvision on PIL images."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import kornia.augmentation as kornia
+    from torchvision import transforms
+    from torchvision.transforms.functional import to_pil_image
+
+    images = random_images()
+    ours, generator = Augmentation(IMAGE_STEPS), torch.Generator().manual_seed(0)
+    theirs = kornia.AugmentationSequential(
+        kornia.RandomResizedCrop((32, 32), scale=(0.2, 1.0)), kornia.RandomHorizontalFlip(),
+        kornia.ColorJitter(0.4, 0.4, 0.4, 0.1, p=0.8), kornia.RandomGrayscale(p=0.2), data_keys=["input"],
+    )  # fmt: skip
+    jitter = transforms.RandomApply([transforms.ColorJitter(0.4, 0.4, 0.4, 0.1)], 0.8)
+    pil = transforms.Compose([
+        transforms.RandomResizedCrop(32, (0.2, 1.0)), transforms.RandomHorizontalFlip(), jitter,
+        transforms.RandomGrayscale(0.2), transforms.ToTensor(),
+    ])  # fmt: skip
+    pictures = [to_pil_image(image) for image in images.images[:batch]]
+    index = torch.arange(batch)
+    a, b, c = median_seconds(
+        lambda: ours(images, index, generator),
+        lambda: theirs(images.floats(index)),
+        lambda: torch.stack([pil(picture) for picture in pictures]),
+        repeats=15,
+    )
+    unit = "images/s"
+    return [
+        row("augmentation, batch 256", batch / a, "kornia", batch / b, unit, 3),
+        row("augmentation, batch 256", batch / a, "torchvision on PIL", batch / c, unit, 15),
+    ]
+
+
+def bench_step(batch: int = 64) -> list[dict]:
+    """One SimCLR training step of ResNet-18: ours against float32, NCHW, two forwards, lightly's NT-Xent."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from lightly.loss import NTXentLoss
+    config = Config(method="simclr", architecture="resnet18", width=64, projector_width=2048, batch_size=batch)
+    images, augmentation = random_images(batch), Augmentation(IMAGE_STEPS)
+    ours, plain = (make_objective(config, augmentation.specs) for _ in range(2))
+    ours = ours.to(memory_format=torch.channels_last)
+    generator = torch.Generator().manual_seed(0)
+    views = tuple(augmentation(images, torch.arange(batch), generator) for _ in range(2))
+    fast = tuple(v._replace(images=v.images.contiguous(memory_format=torch.channels_last)) for v in views)
+    optimisers = [torch.optim.SGD(o.parameters(), 0.03, 0.9, weight_decay=5e-4) for o in (ours, plain)]
+    criterion = NTXentLoss(0.5)
+
+    def our_step():
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = ours(Batch(torch.arange(batch), fast[0].images, fast)).total
+        optimisers[0].zero_grad()
+        loss.backward()
+        optimisers[0].step()
+
+    def plain_step():
+        z1, z2 = (plain.contrastive.projector(plain.encoder(view.images.contiguous())) for view in views)
+        optimisers[1].zero_grad()
+        criterion(z1, z2).backward()
+        optimisers[1].step()
+
+    a, b = median_seconds(our_step, plain_step)
+    return [row("SimCLR step, ResNet-18, batch 64", batch / a, "plain loop", batch / b, "images/s", 2)]
+
+
+def bench_turntable(n: int = 500) -> list[dict]:
+    """Rendering at 32x32, four rays a pixel, with mask and depth."""
+    factors = turntable.load("turntable", "train", size=n, root=Path("/tmp"))
+    names = ("object", "session", "azimuth", "elevation", "distance")
+    (a,) = median_seconds(lambda: turntable.render(*(factors[name] for name in names)), repeats=3)
+    return [row("turntable, 32x32", n / a, "target", 200.0, "images/s", 1)]
+
+
+def bench_probe(n: int = 50_000, d: int = 512, classes: int = 10) -> list[dict]:
+    """The deterministic linear probe (five strengths) against the paper's 100 epochs of SGD."""
+    generator = torch.Generator().manual_seed(0)
+    mixing = torch.randn(d, d, generator=generator) * torch.logspace(0, -2, d)
+    centres = torch.randn(classes, d, generator=generator) * 0.12
+
+    def features(rows: int, first: int) -> Features:
+        y = torch.randint(classes, (rows,), generator=generator)
+        matrix = torch.relu((centres[y] + torch.randn(rows, d, generator=generator)) @ mixing / 8)
+        ids = torch.arange(rows) + first
+        return Features(matrix, {"category": y}, ids, ids, name="made", encoder_fingerprint="made")
+
+    train, test = features(n, 0), features(10_000, n)
+    results = {}
+
+    def fit(protocol: str) -> None:
+        results[protocol] = fit_linear_probe(train, test, "category", protocol=protocol, draws=0).value
+
+    a, b = median_seconds(lambda: fit("lbfgs"), lambda: fit("sgd"), repeats=1)
+    points = 100 * (results["lbfgs"] - results["sgd"])
+    return [
+        {**row("linear probe, 50,000 x 512", 1 / a, "SGD, 100 epochs", 1 / b, "fits/s", 1), "points_above": points},
+    ]
+
+
+def row(what: str, ours: float, other: str, theirs: float, unit: str, target: float) -> dict:
+    return {
+        "what": what, "unit": unit, "ours": ours, "compared with": other, "theirs": theirs, "ratio": ours / theirs,
+        "target": target,
+    }  # fmt: skip
+
+
+BENCHMARKS = {
+    "augmentation": bench_augmentation,
+    "step": bench_step,
+    "turntable": bench_turntable,
+    "probe": bench_probe,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, help="JSON file for the results")
+    parser.add_argument("--only", choices=BENCHMARKS, help="run one of them")
+    options = parser.parse_args()
+    rows = []
+    for name, bench in BENCHMARKS.items():
+        if options.only in (None, name):
+            for result in bench():
+                rows.append(result)
+                ratio = f"{result['ratio']:.2f} x {result['compared with']} (target {result['target']} x)"
+                extra = f"  {result['points_above']:+.2f} points" if "points_above" in result else ""
+                print(f"{result['what']:36} {result['ours']:10.3g} {result['unit']:9} {ratio}{extra}", flush=True)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if options.output:
+        text = json.dumps({"environment": environment(device), "rows": rows}, indent=2)
+        options.output.write_text(text + "\n")
+        print(f"written to {options.output.relative_to(home()) if options.output.is_absolute() else options.output}")
+
+
+if __name__ == "__main__":
+    main()

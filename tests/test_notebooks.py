@@ -1,0 +1,125 @@
+"""The notebooks: well formed, without outputs, and every cell runs (smoke profile), with their metrics asserted."""
+
+import json
+import re
+import statistics
+
+import nbformat
+import pytest
+from conftest import real_data
+
+from ciperlib.data.imageset import home
+from ciperlib.present import batch
+from ciperlib.present.exercises import SOLUTION_TAG, write_student_copies
+
+NOTEBOOKS = sorted((home() / "notebooks").glob("[0-9]*.ipynb"))
+names = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def cells(path, kind=None, tag=None):
+    found = nbformat.read(path, as_version=4).cells
+    found = [cell for cell in found if kind in (None, cell.cell_type)]
+    return [cell for cell in found if tag is None or tag in cell.metadata.get("tags", [])]
+
+
+@names
+def test_form(path):
+    nbformat.validate(nbformat.read(path, as_version=4))
+    code = cells(path, "code")
+    assert not any(cell.outputs or cell.execution_count for cell in code)
+    assert all(re.fullmatch(r"[a-z0-9-]+", cell.id) for cell in cells(path))
+    (parameters,) = cells(path, "code", "parameters")
+    for line in parameters.source.splitlines():
+        assert re.fullmatch(r"\w+ = .+  # .+", line), line
+    declared = {line.split(" = ")[0] for line in parameters.source.splitlines()}
+    assert {"device", "interactive"} <= declared
+    assert cells(path)[0].source.startswith("# ")
+    assert cells(path)[0].source.splitlines()[0].endswith("?")
+
+
+@names
+def test_thin_cells_and_enough_words(path):
+    code = cells(path, "code")
+    assert statistics.median(len(cell.source.splitlines()) for cell in code) < 7
+    assert sum("def " in cell.source for cell in code if SOLUTION_TAG not in cell.metadata.get("tags", [])) <= 1
+    words = sum(len(cell.source.split()) for cell in cells(path, "markdown"))
+    assert 800 <= words <= 1200
+
+
+@names
+def test_profiles_name_declared_parameters_only(path):
+    declared = batch.declared_parameters(path)
+    for profile in ("smoke", "teaching", "paper"):
+        assert batch.profile_parameters(profile, path.stem).keys() <= declared.keys()
+
+
+def test_student_copies_lack_the_solutions_and_nothing_else(tmp_path):
+    copies = write_student_copies(home() / "notebooks", tmp_path)
+    assert [copy.name for copy in copies] == [path.name for path in NOTEBOOKS]
+    for source, copy in zip(NOTEBOOKS, copies):
+        kept = [cell.source for cell in cells(source) if SOLUTION_TAG not in cell.metadata.get("tags", [])]
+        assert cells(source, tag=SOLUTION_TAG)
+        assert [cell.source for cell in cells(copy)] == kept
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_student_copy_fails_at_its_checker(path, tmp_path):
+    """The stub must not pass: a checker that accepts it would teach nothing."""
+    (copy,) = [c for c in write_student_copies(home() / "notebooks", tmp_path) if c.name == path.name]
+    with pytest.raises(batch.BatchError, match="AssertionError"):
+        batch.run(copy, profile="smoke", output=tmp_path / "out")
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    """Each notebook once, in the smoke profile: stem -> record."""
+    output = tmp_path_factory.mktemp("out")
+    return {path.stem: batch.run(path, profile="smoke", output=output) for path in NOTEBOOKS}
+
+
+def test_training(smoke):
+    record = smoke["01_training"]
+    metrics = record.metrics
+    assert record.seconds < 60
+    assert metrics["contrastive_last"] < metrics["contrastive_first"]
+    assert -0.5 < metrics["mean_r2_random"] < 1
+    assert -0.5 < metrics["mean_r2_ciper"] < 1
+
+
+def test_linear_probing(smoke):
+    record = smoke["02_linear_probing"]
+    metrics = record.metrics
+    assert record.seconds < 90
+    assert metrics["encoders"] == 8
+    assert metrics["category: shuffled labels"] < 0.25
+    assert metrics["session: random encoder"] > 3 * metrics["session: shuffled labels"]
+    assert 0 <= metrics["object: CIPER, pose aug."] <= 1
+
+
+def test_pages_hold_no_widget_state_and_show_every_figure(smoke):
+    for stem, record in smoke.items():
+        folder = home() / record.folder
+        page = (folder / f"{stem}.html").read_text()
+        executed = json.loads((folder / f"{stem}.ipynb").read_text())
+        assert "widgets" not in executed["metadata"]
+        figures = sum("save_figure(" in "".join(cell["source"]) for cell in executed["cells"]) - 1  # less the import
+        shown = page.count('<img alt="') + page.count("plotly-graph-div") + page.count("data:image/png;base64")
+        assert shown >= figures
+
+
+@names
+def test_plain_papermill(path, tmp_path):
+    import papermill
+
+    values = batch.profile_parameters("smoke", path.stem)
+    papermill.execute_notebook(str(path), str(tmp_path / "out.ipynb"), {**values, "interactive": False},
+                               cwd=str(home()), progress_bar=False)  # fmt: skip
+
+
+@pytest.mark.slow
+def test_linear_probing_on_cifar10(tmp_path):
+    real_data("cifar-10-batches-py")
+    path = home() / "notebooks" / "02_linear_probing.ipynb"
+    record = batch.run(path, {"dataset": "cifar10"}, profile="smoke", output=tmp_path)
+    assert record.metrics["category: CIPER, image aug."] > record.metrics["category: shuffled labels"]
+    assert not any("pose" in name for name in record.metrics)

@@ -1,0 +1,306 @@
+"""Figures, the notebook's calls, exercises, and running a notebook in a batch."""
+
+import json
+import os
+import time
+
+import nbformat
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import pytest
+import torch
+from conftest import make_noise_images
+
+from ciperlib.analyse.features import Features
+from ciperlib.config import ConfigError
+from ciperlib.learn.losses import nt_xent
+from ciperlib.present import batch, exercises, notebook, plotting
+from ciperlib.profiles import profile_parameters
+
+# --- figures ---------------------------------------------------------------------------------------------------------
+
+
+def scores(seeds=2):
+    rows = [
+        {"encoder": e, "method": m, "factor": f, "metric": k, "seed": s, "value": v, "low": v - 0.1, "high": v + 0.1}
+        for e, m, v in (("random encoder", "random", 0.2), ("CIPER, pose aug.", "ciper", 0.7))
+        for f, k in (("object", "accuracy"), ("pose", "R2"))
+        for s in range(seeds)
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_scores_show_every_seed_its_mean_and_the_floors():
+    table = scores()
+    table.loc[(table["encoder"] == "CIPER, pose aug.") & (table["seed"] == 1), "value"] = 0.9
+    figure = plotting.plot_scores(table, ["object", "pose"], floors={"object": {"pixels": 0.33}})
+    means = [trace for trace in figure.data if trace.marker.symbol == "diamond"]
+    assert [round(trace.x[0], 3) for trace in means] == [0.2, 0.8, 0.2, 0.8]
+    assert means[1].error_x.array[0] == pytest.approx(0.1)  # from the lowest to the highest seed
+    assert sorted(x for trace in figure.data if trace not in means for x in trace.x)[-2:] == [0.9, 0.9]
+    assert figure.layout.shapes[0].x0 == 0.33
+    assert figure.layout.annotations[1].text == "pose (R²)"
+
+
+def test_a_single_seed_shows_its_bootstrap_interval():
+    figure = plotting.plot_scores(scores(1), ["object", "pose"])
+    assert len(figure.data) == 4
+    assert figure.data[0].error_x.array[0] == pytest.approx(0.1)
+
+
+def test_one_colour_a_method_everywhere():
+    colour = plotting.COLOURS["ciper"]
+    assert plotting.plot_scores(scores(1), ["pose"]).data[1].marker.color == colour
+    assert plotting.plot_factors(scores(1), x_title="R²").data[1].marker.color == colour
+    history = pd.DataFrame({"epoch": [1, 2], "contrastive": [3.0, 2.0], "predictive": [1.0, 0.5]})
+    assert {trace.line.color for trace in plotting.plot_history({"ciper": history}).data} == {colour}
+
+
+def test_history_has_a_panel_a_term():
+    simclr = pd.DataFrame({"epoch": [1, 2], "contrastive": [3.0, 2.0]})
+    ciper = simclr.assign(predictive=[1.0, 0.5])
+    figure = plotting.plot_history({"simclr": simclr, "ciper": ciper})
+    assert len(figure.data) == 3
+    assert len(plotting.plot_history({"simclr": simclr}).data) == 1
+
+
+def test_images_are_shown_pixel_for_pixel():
+    import base64
+    import io
+
+    from PIL import Image
+
+    images = make_noise_images(3).images
+    figure = plotting.plot_images(images, ["a", "b", "c"], columns=2, scale=2)
+    shown = [base64.b64decode(image.source.split(",")[1]) for image in figure.layout.images]
+    assert len(shown) == 3
+    pixels = np.asarray(Image.open(io.BytesIO(shown[1])))
+    assert np.array_equal(pixels[::2, ::2], images[1].permute(1, 2, 0).numpy())
+    assert [a.text for a in figure.layout.annotations] == ["a", "b", "c"]
+
+
+def test_views_write_every_parameter_below_its_view():
+    images = make_noise_images(3)
+    parameters = torch.tensor([[0.0, 1.0], [0.5, 1.0], [1.0, 1.0]])
+    figure = plotting.plot_views(images.images, [images.floats()], parameters, ["crop_x", "flip"])
+    heat = figure.data[0]
+    assert [list(row) for row in heat.text] == [["0.00", "0.50", "1.00"], ["1.00"] * 3]
+    assert list(heat.y) == ["crop x", "flip"]
+    assert np.isfinite(np.array(heat.z, float)).all()  # the column that never varies too
+    assert len(figure.layout.images) == 6
+
+
+def test_lines():
+    frame = pd.DataFrame({"t": [0, 1], "a": [1.0, 2.0], "b": [2.0, 1.0]})
+    figure = plotting.plot_lines(frame, "t", {"a": "A", "b": "B"}, x_title="t", y_title="y")
+    assert [(trace.name, list(trace.y)) for trace in figure.data] == [("A", [1.0, 2.0]), ("B", [2.0, 1.0])]
+
+
+# --- the notebook's calls --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def output(tmp_path, monkeypatch):
+    monkeypatch.setenv(notebook.OUTPUT_VARIABLE, str(tmp_path))
+    notebook.setup(interactive=False)
+    return tmp_path
+
+
+def test_metrics_are_kept_and_added_to(output):
+    notebook.record_metrics(a=1, b=0.5)
+    notebook.record_metrics(b=0.25, c="x")
+    assert json.loads((output / "metrics.json").read_text()) == {"a": 1, "b": 0.25, "c": "x"}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_metric_that_is_not_finite_is_refused(output, value):
+    with pytest.raises(ValueError, match=r"metric a=.* is not finite"):
+        notebook.record_metrics(a=value)
+
+
+def test_a_figure_is_kept_as_a_picture_with_its_caption(output, monkeypatch):
+    monkeypatch.setattr(notebook, "to_png", lambda figure: b"\x89PNG made")
+    notebook.save_figure(go.Figure(), "curves", "What to see.")
+    assert (output / "figures" / "curves.png").read_bytes() == b"\x89PNG made"
+    assert json.loads((output / "figures" / "captions.json").read_text()) == {"curves": "What to see."}
+
+
+def test_without_a_browser_the_figure_is_plotly_s_own_and_plotly_js_comes_once(output, monkeypatch):
+    shown = []
+    monkeypatch.setattr(notebook, "to_png", lambda figure: None)
+    monkeypatch.setattr(notebook, "display", lambda item: shown.append(item.data if hasattr(item, "data") else ""))
+    for name in ("first", "second"):
+        notebook.save_figure(go.Figure(go.Scatter(y=[1, 2])), name, name)
+    sizes = [len(text) > 1_000_000 for text in shown]
+    assert sizes.count(True) == 1
+    assert sum("plotly-graph-div" in text for text in shown) == 2
+    assert not (output / "figures").exists()
+
+
+def test_a_real_picture(output):
+    png = notebook.to_png(plotting.plot_lines(pd.DataFrame({"x": [0, 1]}), "x", {"x": "x"}, x_title="", y_title=""))
+    if png is None:
+        pytest.skip("needs a Chrome or Chromium to draw PNG pictures")
+    assert png.startswith(b"\x89PNG")
+
+
+# --- exercises -------------------------------------------------------------------------------------------------------
+
+
+def no_mask(z1, z2, temperature):
+    z = torch.nn.functional.normalize(torch.cat((z1, z2)), dim=1)
+    return torch.nn.functional.cross_entropy(z @ z.T / temperature, torch.arange(len(z)).roll(len(z1)))
+
+
+def cross_view_only(z1, z2, temperature):
+    a, b = (torch.nn.functional.normalize(z, dim=1) for z in (z1, z2))
+    return torch.nn.functional.cross_entropy(a @ b.T / temperature, torch.arange(len(z1)))
+
+
+def not_normalised(z1, z2, temperature):
+    z = torch.cat((z1, z2))
+    s = (z @ z.T / temperature).fill_diagonal_(-torch.inf)
+    return torch.nn.functional.cross_entropy(s, torch.arange(len(z)).roll(len(z1)))
+
+
+@pytest.mark.parametrize(
+    ("attempt", "words"),
+    [
+        (lambda z1, z2, t: None, "returns nothing"),
+        (no_mask, "the row itself still competes"),
+        (cross_view_only, "negatives of the same view are missing"),
+        (not_normalised, "normalise each row"),
+        (lambda z1, z2, t: nt_xent(z1, z2, 0.5), "divide the cosines"),
+        (lambda z1, z2, t: nt_xent(z1, z2, t).repeat(3), "one number"),
+    ],
+)
+def test_the_loss_exercise_names_the_mistake(attempt, words):
+    with pytest.raises(AssertionError, match=words):
+        exercises.check_nt_xent(attempt)
+
+
+def test_the_loss_exercise_accepts_the_loss():
+    assert "Right" in exercises.check_nt_xent(nt_xent)
+
+
+def some_features(n=60):
+    index = torch.arange(n)
+    factors = {"object": index % 4, "session": index // 4 % 3}
+    return Features(torch.randn(n, 3), factors, index, index, name="made", encoder_fingerprint="x")
+
+
+def test_the_split_exercise():
+    features = some_features()
+    session = features.factors["session"]
+    whole = features.subset(session < 2), features.subset(session == 2)
+    assert "Right" in exercises.check_held_out(*whole, "session")
+    with pytest.raises(AssertionError, match="images are in both"):
+        exercises.check_held_out(features, features, "session")
+    with pytest.raises(AssertionError, match=r"session \[0, 1, 2\] is in both"):
+        exercises.check_held_out(features.subset(slice(0, 30)), features.subset(slice(30, 60)), "session")
+    with pytest.raises(AssertionError, match="empty"):
+        exercises.check_held_out(features, features.subset(slice(0, 0)), "session")
+    few = features.subset((session < 2) & (features.factors["object"] < 3))
+    with pytest.raises(AssertionError, match=r"objects \[3\] are tested"):
+        exercises.check_held_out(few, whole[1], "session")
+
+
+# --- batches ---------------------------------------------------------------------------------------------------------
+
+GOOD = """
+from ciperlib.present.notebook import record_metrics, setup
+setup(interactive)
+record_metrics(answer=alpha * 2)
+"""
+
+
+def write_notebook(path, *sources, parameters="alpha = 1.0  # a weight\ninteractive = True  # live"):
+    cells = [nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]})] if parameters else []
+    cells += [nbformat.v4.new_code_cell(source) for source in sources]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), path)
+    return path
+
+
+def test_a_run_has_its_own_folder_page_metrics_and_status(tmp_path):
+    source = write_notebook(tmp_path / "book.ipynb", GOOD)
+    before = source.read_bytes()
+    record = batch.run(source, {"alpha": 3.0}, output=tmp_path / "out")
+    folder = tmp_path / "out"
+    (run,) = folder.iterdir()
+    assert record.metrics == {"answer": 6.0}
+    assert {"book.ipynb", "book.html", "metrics.json", "status.json", "figures"} == {p.name for p in run.iterdir()}
+    status = json.loads((run / "status.json").read_text())
+    assert status["status"] == "done"
+    assert status["parameters"] == {"alpha": 3.0}
+    assert status["versions"]["torch"] == torch.__version__
+    assert source.read_bytes() == before
+    assert notebook.OUTPUT_VARIABLE not in os.environ
+
+
+def test_an_unknown_parameter_is_refused_before_anything_starts(tmp_path):
+    source = write_notebook(tmp_path / "book.ipynb", GOOD)
+    with pytest.raises(batch.BatchError, match=r"no parameter named 'alpah'; did you mean 'alpha'"):
+        batch.run(source, {"alpah": 1}, output=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_failing_cell_is_recorded_with_its_last_lines(tmp_path):
+    source = write_notebook(tmp_path / "book.ipynb", GOOD, "raise ValueError('the reason')")
+    with pytest.raises(batch.BatchError, match="the reason"):
+        batch.run(source, output=tmp_path / "out")
+    status = json.loads((tmp_path / "out" / "book" / "status.json").read_text())
+    assert status["status"] == "failed"
+    assert any("the reason" in line for line in status["last_lines"])
+    assert status["metrics"] == {"answer": 2.0}
+    assert (tmp_path / "out" / "book" / "book.html").exists()
+
+
+def test_a_dead_kernel_is_a_failed_run(tmp_path):
+    source = write_notebook(tmp_path / "book.ipynb", "import os; os._exit(1)")
+    with pytest.raises(batch.BatchError, match="failed"):
+        batch.run(source, output=tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "book" / "status.json").read_text())["status"] == "failed"
+
+
+def test_a_cell_that_takes_too_long(tmp_path):
+    source = write_notebook(tmp_path / "book.ipynb", "import time; time.sleep(60)")
+    start = time.monotonic()
+    with pytest.raises(batch.BatchError, match="failed"):
+        batch.run(source, output=tmp_path / "out", timeout=2)
+    assert time.monotonic() - start < 40
+
+
+def test_what_cannot_be_run(tmp_path):
+    with pytest.raises(batch.BatchError, match="there is no notebook"):
+        batch.run(tmp_path / "nothing.ipynb")
+    with pytest.raises(batch.BatchError, match="no cell tagged `parameters`"):
+        batch.run(write_notebook(tmp_path / "bare.ipynb", "1", parameters=""))
+    source = write_notebook(tmp_path / "book.ipynb", GOOD)
+    with pytest.raises(ConfigError, match="did you mean 'smoke'"):
+        batch.run(source, profile="smok")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(batch.BatchError, match="cannot write in"):
+        batch.run(source, output=tmp_path / "file")
+
+
+def test_publishing_copies_pictures_numbers_and_captions(tmp_path, monkeypatch):
+    monkeypatch.setattr(batch, "home", lambda: tmp_path)
+    folder = tmp_path / "out" / "01_book"
+    (folder / "figures").mkdir(parents=True)
+    (folder / "figures" / "curves.png").write_bytes(b"png")
+    (folder / "figures" / "captions.json").write_text('{"curves": "What to see."}')
+    record = batch.Record("01_book.ipynb", {}, "teaching", "done", str(folder), metrics={"a": 1})
+    batch.publish([record])
+    assert (tmp_path / "figures" / "01_book_curves.png").read_bytes() == b"png"
+    facts = json.loads((tmp_path / "figures" / "01_book.json").read_text())
+    assert facts["metrics"] == {"a": 1}
+    assert "What to see." in (tmp_path / "figures" / "README.md").read_text()
+    assert "01_book/01_book.html" in (tmp_path / "out" / "index.html").read_text()
+
+
+def test_profiles():
+    assert profile_parameters("paper", "config")["epochs"] == 800
+    assert profile_parameters("teaching", "config") == {}
+    assert profile_parameters("smoke", "no such notebook") == {}
