@@ -9,8 +9,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ciperlib.config import METHODS, Config
 from ciperlib.data.imageset import DATASETS, home, load_images
 from ciperlib.profiles import profile_parameters
@@ -79,13 +77,14 @@ def run_command(options: argparse.Namespace) -> None:
 
 def zoo_command(options: argparse.Namespace) -> None:
     """Trains what the zoo's grid asks for and the zoo lacks; several of these commands share the work."""
-    from ciperlib.learn.runs import RunBusyError, find_run, zoo_root
+    from ciperlib.learn.runs import RunBusyError, find_run, zoo_grid, zoo_root
 
-    grid = yaml.safe_load((home() / "data" / "zoo" / "grid.yml").read_text())
+    kinds, seeds = zoo_grid()
     root = Path(options.root) if options.root else zoo_root()
-    configs = [Config.from_parameters(**run, seed=seed) for seed in grid["seeds"] for run in grid["runs"]]
+    configs = [Config.from_parameters(**kind, seed=seed) for seed in seeds for kind in kinds]
     for number, config in enumerate(configs, 1):
-        if find_run(config, root) is not None:
+        found = find_run(config, root)
+        if found is not None and found.metrics:
             continue
         print(f"{number} of {len(configs)}: {config.name}", flush=True)
         try:

@@ -17,7 +17,7 @@ from torchvision.transforms import ColorJitter, RandomResizedCrop
 from torchvision.transforms import functional as tv
 
 from ciperlib.data.imageset import ImageSet
-from ciperlib.learn import augment
+from ciperlib.learn import partners
 from ciperlib.learn.augment import IMAGE_STEPS, STEPS, Augmentation, View
 
 PAPER_COLUMNS = ("crop_x", "crop_y", "crop_height", "crop_width", "flip")
@@ -408,10 +408,17 @@ def test_each_image_set_has_its_own_partners():
     turned = world.subset(torch.arange(len(world)).flip(0))
     index = torch.arange(len(world)).repeat(400)
     check_partners(augmentation(turned, index, seeded()), turned, index, other_session=False)
-    before = len(augment._TABLES)
+    before = len(partners._TABLES)
     del turned
     gc.collect()
-    assert len(augment._TABLES) < before
+    assert len(partners._TABLES) < before
+
+
+def test_one_image_set_serves_several_augmentations():
+    world = make_world()
+    index = torch.arange(len(world)).repeat(400)
+    for steps in (("pose",), ("session",), ("pose", "session"), ("pose",)):
+        check_partners(Augmentation(steps, sessions=3)(world, index, seeded()), world, index, "session" in steps)
 
 
 def test_partners_need_no_poses_for_another_session():

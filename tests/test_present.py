@@ -86,7 +86,7 @@ def test_views_write_every_parameter_below_its_view():
     figure = plotting.plot_views(images.images, [images.floats()], parameters, ["crop_x", "flip"])
     heat = figure.data[0]
     assert [list(row) for row in heat.text] == [["0.00", "0.50", "1.00"], ["1.00"] * 3]
-    assert list(heat.y) == ["crop x", "flip"]
+    assert list(figure.layout.yaxis2.ticktext) == ["crop x", "flip"]
     assert np.isfinite(np.array(heat.z, float)).all()  # the column that never varies too
     assert len(figure.layout.images) == 6
 

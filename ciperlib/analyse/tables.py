@@ -10,10 +10,10 @@ import pandas as pd
 from scipy.stats import t as student_t
 from torch import nn
 
-from ciperlib.analyse.features import Features, TrainedOn, extract_features, pixel_features, split_features
+from ciperlib.analyse.features import Features, extract_features, pixel_features, split_features
 from ciperlib.analyse.probes import SHUFFLED, ProbeResult, evaluate
 from ciperlib.config import Config
-from ciperlib.data.imageset import ImageSet
+from ciperlib.data.imageset import ImageSet, TrainedOn
 from ciperlib.learn.encoders import make_encoder
 from ciperlib.learn.runs import Run
 
@@ -58,8 +58,7 @@ def probe_encoder(
 
 def probe_run(run: Run, train: ImageSet, test: ImageSet, factors: Sequence[str] | None = None, **options: Any):
     """`probe_encoder` for a finished run, which knows the images it was trained on."""
-    seen = TrainedOn.from_list(**run.status["trained_on"])
-    return probe_encoder(run.load_encoder(), train, test, factors, trained_on=seen, **options)
+    return probe_encoder(run.load_encoder(), train, test, factors, trained_on=run.trained_on, **options)
 
 
 def probe_floors(

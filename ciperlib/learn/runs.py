@@ -13,13 +13,14 @@ from typing import Any
 
 import pandas as pd
 import torch
+import yaml
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
 import ciperlib
 from ciperlib.config import Config, ConfigError, nearest
-from ciperlib.data.imageset import home
+from ciperlib.data.imageset import TrainedOn, home
 from ciperlib.files import sha256, write_atomically, write_json
 from ciperlib.learn.encoders import Encoder, make_encoder
 
@@ -63,6 +64,11 @@ class Run:
         return encoder.eval().requires_grad_(False).to(device)
 
     @property
+    def trained_on(self) -> TrainedOn:
+        """The ids of the images it was trained on."""
+        return TrainedOn.from_list(**self.status["trained_on"])
+
+    @property
     def history(self) -> pd.DataFrame:
         """One row an epoch: epoch, total and each loss term, learning_rate, seconds."""
         return pd.read_csv(self.folder / HISTORY)
@@ -82,6 +88,12 @@ def runs_root(root: str | Path | None = None) -> Path:
 def zoo_root() -> Path:
     """Where the trained encoders that come with the workbook are: `CIPER_ZOO`, else `data/zoo` of the checkout."""
     return Path(os.environ.get("CIPER_ZOO") or home() / "data" / "zoo")
+
+
+def zoo_grid() -> tuple[list[dict[str, Any]], list[int]]:
+    """What the zoo shall hold: the choices of each kind of run, and the seeds each kind is trained with."""
+    grid = yaml.safe_load((home() / "data" / "zoo" / "grid.yml").read_text())
+    return grid["runs"], grid["seeds"]
 
 
 def load_run(folder: str | Path) -> Run:

@@ -88,10 +88,12 @@ def output_folder() -> Path | None:
 
 def to_png(figure: Figure) -> bytes | None:
     """The figure as PNG, or None where there is no browser to draw it (said once)."""
-    if not _drawing_browser():
-        return None
+    return _draw(figure) if _drawing_browser() else None
+
+
+def _draw(figure: Figure) -> bytes:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # kaleido's own, about its own dependencies
+        warnings.simplefilter("ignore")  # plotly warns of an option of its own that a running server ignores
         return figure.to_image(format="png", scale=PNG_SCALE)
 
 
@@ -102,7 +104,7 @@ def _drawing_browser() -> bool:
 
     try:
         kaleido.start_sync_server(n=1, silence_warnings=True)
-        Figure().to_image(format="png", width=20, height=20)
+        _draw(Figure())
     except Exception as error:  # kaleido and its browser fail in many ways, and a page with live figures is as good
         print(f"figures stay plotly's own here; for PNG pictures install Chrome or Chromium ({type(error).__name__})")
         return False

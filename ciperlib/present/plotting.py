@@ -13,6 +13,8 @@ from PIL import Image
 from plotly.subplots import make_subplots
 from torch import Tensor
 
+from ciperlib.config import IMAGE_AUGMENTATIONS, Config
+
 # Okabe and Ito's colours, told apart by colour-blind readers; one colour a method through the whole workbook.
 COLOURS = {
     "pixels": "#999999",
@@ -40,10 +42,17 @@ TEMPLATE = go.layout.Template(
         plot_bgcolor="rgba(0,0,0,0)",
         xaxis=dict(gridcolor=GRID, zerolinecolor=GRID, automargin=True),
         yaxis=dict(gridcolor=GRID, zerolinecolor=GRID, automargin=True),
-        margin=dict(l=70, r=30, t=60, b=60),
-        legend=dict(orientation="h", y=-0.2),
+        margin=dict(l=70, r=30, t=50, b=60),
+        legend=dict(orientation="h", y=1.02, yanchor="bottom"),
     )
 )
+
+
+def label(config: Config) -> str:
+    """How a config is called in tables and figures: its method and the kind of its augmentation."""
+    kinds = {IMAGE_AUGMENTATIONS: "image aug.", ("pose",): "pose aug.", ("session",): "session aug."}
+    kind = kinds.get(config.augmentations, "+".join(config.augmentations))
+    return LABELS[config.method] if config.method == "random" else f"{LABELS[config.method]}, {kind}"
 
 
 def plot_images(
@@ -74,39 +83,39 @@ def plot_images(
     return figure.update_layout(width=width + 40, height=height + top + 10, margin=dict(l=20, r=20, t=top, b=10))
 
 
-def plot_views(
-    anchors: Tensor, views: Sequence[Tensor], parameters: Tensor, names: Sequence[str], *, title: str = ""
-) -> go.Figure:
-    """Anchors [B, 3, H, W] above their views, and the parameters [B, D] of the first view below each.
+def plot_views(anchors: Tensor, views: Sequence[Tensor], parameters: Tensor, names: Sequence[str]) -> go.Figure:
+    """Anchors [B, 3, H, W] above their views, and below them the parameters [B, D] of the first view.
 
-    Parameters are written as numbers on a colour that says where in its column the value lies (low to high).
+    Parameters are written as numbers on a colour that says where in its row the value lies (blue low, orange high).
     """
-    b, scale = len(anchors), 3
+    b, side, line = len(anchors), 100, 26
     rows = [("anchor x0", anchors), *((f"view x{i + 1}", view) for i, view in enumerate(views))]
-    share = 0.30 * len(rows)
-    figure = make_subplots(rows=2, cols=1, row_heights=[share, 1 - share + 0.35], vertical_spacing=0.02)
+    heights = [side * len(rows), line * len(names)]
+    figure = make_subplots(rows=2, cols=1, row_heights=heights, vertical_spacing=0.02)
     for r, (_, images) in enumerate(rows):
         for i, pixels in enumerate(_bytes(images)):
             figure.add_layout_image(
-                source=_png(pixels, scale), xref="x", yref="y", x=i - 0.47, y=r - 0.47, sizex=0.94, sizey=0.94,
+                source=_png(pixels, 3), xref="x", yref="y", x=i - 0.47, y=r - 0.47, sizex=0.94, sizey=0.94,
                 yanchor="top", sizing="stretch", layer="below",
             )  # fmt: skip
-    figure.update_xaxes(visible=False, range=[-0.5, b - 0.5], row=1, col=1)
-    ticks = dict(tickvals=list(range(len(rows))), ticktext=[name for name, _ in rows], showgrid=False)
+    ticks = dict(tickvals=list(range(len(rows))), ticktext=[name for name, _ in rows], showgrid=False, zeroline=False)
     figure.update_yaxes(range=[len(rows) - 0.5, -0.5], **ticks, row=1, col=1)
-    values = parameters.cpu().numpy().T  # (D, B)
+    values = parameters.cpu().numpy().T + 0.0  # (D, B); no negative zeros
     spread = values.max(1, keepdims=True) - values.min(1, keepdims=True)
     place = (values - values.min(1, keepdims=True)) / np.where(spread > 0, spread, 1)
     figure.add_heatmap(
-        z=place, text=[[f"{v:.2f}" for v in row] for row in values], texttemplate="%{text}", showscale=False,
+        z=place, text=[[f"{v:.2f}" for v in row] for row in values.round(2) + 0.0], texttemplate="%{text}",
+        showscale=False, xgap=3, ygap=2, hoverinfo="text", zmin=0, zmax=1, row=2, col=1,
         colorscale=[[0, "rgba(0,114,178,0.35)"], [0.5, "rgba(127,127,127,0.05)"], [1, "rgba(213,94,0,0.45)"]],
-        y=[name.replace("_", " ") for name in names], x=list(range(b)), xgap=3, ygap=2, hoverinfo="text",
-        row=2, col=1,
     )  # fmt: skip
-    figure.update_xaxes(visible=False, range=[-0.5, b - 0.5], row=2, col=1)
-    figure.update_yaxes(autorange="reversed", showgrid=False, row=2, col=1)
-    height = 100 * len(rows) + 24 * len(names) + 90
-    return figure.update_layout(template=TEMPLATE, title=title, width=160 + 100 * b, height=height)
+    ticks = dict(tickvals=list(range(len(names))), ticktext=[name.replace("_", " ") for name in names], showgrid=False)
+    ticks["zeroline"] = False
+    figure.update_yaxes(autorange="reversed", **ticks, row=2, col=1)
+    figure.update_xaxes(visible=False, range=[-0.5, b - 0.5])
+    margins = dict(l=130, r=10, t=10, b=10)
+    return figure.update_layout(
+        template=TEMPLATE, width=140 + side * b, height=20 + sum(heights) / 0.98, margin=margins, font_size=14
+    )
 
 
 def plot_lines(
@@ -124,7 +133,7 @@ def plot_lines(
 def plot_history(histories: Mapping[str, pd.DataFrame], *, title: str = "") -> go.Figure:
     """Loss curves of several runs (name -> `Run.history`): contrastive on the left, predictive on the right."""
     terms = [t for t in ("contrastive", "predictive") if any(t in h for h in histories.values())]
-    names = {"contrastive": "contrastive loss (nats)", "predictive": "predictive loss (1 = knows nothing)"}
+    names = {"contrastive": "contrastive loss (nats)", "predictive": "predictive loss"}
     figure = make_subplots(cols=len(terms), horizontal_spacing=0.14)
     for label, history in histories.items():
         colour = COLOURS.get(label, GREY)
@@ -136,7 +145,7 @@ def plot_history(histories: Mapping[str, pd.DataFrame], *, title: str = "") -> g
                     line=dict(color=colour, width=3), row=1, col=column,
                 )  # fmt: skip
     for column, term in enumerate(terms, 1):
-        figure.update_xaxes(title="epoch", row=1, col=column)
+        figure.update_xaxes(title="epoch", tickformat=",d", row=1, col=column)
         figure.update_yaxes(title=names[term], row=1, col=column)
     return figure.update_layout(template=TEMPLATE, title=title, height=420)
 
@@ -156,15 +165,15 @@ def plot_scores(
     titles = [_score_title(table, factor) for factor in factors]
     figure = make_subplots(cols=len(factors), shared_yaxes=True, horizontal_spacing=0.03, subplot_titles=titles)
     for column, factor in enumerate(factors, 1):
+        for encoder in encoders:
+            rows = table[(table["encoder"] == encoder) & (table["factor"] == factor)]
+            _add_score(figure, rows, encoder, column)
         for name, value in (floors or {}).get(factor, {}).items():
             figure.add_vline(x=value, line=dict(color=GREY, width=1.5, dash="dot"), row=1, col=column)
             figure.add_annotation(
                 x=value, y=len(encoders) - 0.45, text=name, showarrow=False, font_size=10, xanchor="left",
                 row=1, col=column,
             )  # fmt: skip
-        for encoder in encoders:
-            rows = table[(table["encoder"] == encoder) & (table["factor"] == factor)]
-            _add_score(figure, rows, encoder, column)
     figure.update_yaxes(autorange="reversed", showgrid=False, range=[len(encoders) - 0.3, -0.6])
     figure.update_xaxes(range=[-0.04, 1.04], tickvals=[0, 0.25, 0.5, 0.75, 1])
     height = 170 + 38 * len(encoders)
