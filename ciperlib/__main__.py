@@ -44,11 +44,12 @@ def fit_command(options: argparse.Namespace) -> None:
 def probe_command(options: argparse.Namespace) -> None:
     from ciperlib.analyse.tables import default_factors, probe_floors, probe_run, to_metrics, to_table
     from ciperlib.files import write_json
+    from ciperlib.learn.devices import find_device
     from ciperlib.learn.runs import METRICS
 
     run = _find(options.run)
     config = run.config
-    sizes = {"image_size": config.image_size, "root": options.data}
+    sizes = {"image_size": config.image_size, "root": options.data, "device": find_device(options.device)}
     train = load_images(config.dataset, "train", size=config.train_size if not options.all else None, **sizes)
     test = load_images(config.dataset, "test", **sizes)
     factors = default_factors(test)
@@ -128,7 +129,6 @@ def _parser() -> argparse.ArgumentParser:
     fit = _command(commands, "fit", fit_command, "train one encoder: -p method ciper -p alpha 0.3 ...")
     _add_parameters(fit, "a choice of the config: " + ", ".join(f.name for f in fields(Config)))
     fit.add_argument("--root", help="folder of runs (default: runs/)")
-    fit.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
 
     probe = _command(commands, "probe", probe_command, "what a trained encoder keeps, with floors and intervals")
     probe.add_argument("run", help="a run's folder, or its name in runs/ or the zoo")
@@ -143,10 +143,14 @@ def _parser() -> argparse.ArgumentParser:
 
     zoo = _command(commands, "zoo", zoo_command, f"train the zoo ({', '.join(METHODS[:-1])})")
     zoo.add_argument("--root", help="the zoo's folder (default: CIPER_ZOO, then data/zoo)")
-    zoo.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
 
     data = _command(commands, "data", data_command, "load an image set: download, render or check it")
     data.add_argument("name", help=", ".join(DATASETS))
+
+    for parsed in (fit, probe, zoo):
+        parsed.add_argument("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1")
+    for parsed in (fit, probe, data):
+        parsed.add_argument("--data", metavar="FOLDER", help="folder of image files (default: CIPER_DATA, then data/)")
 
     student = _command(commands, "student", student_command, "the notebooks without their solutions")
     student.add_argument("--output", help="folder for the copies (default: out/student/)")
@@ -155,7 +159,6 @@ def _parser() -> argparse.ArgumentParser:
 
 def _command(commands, name: str, function, text: str) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=text, description=text)
-    parser.add_argument("--data", metavar="FOLDER", help="folder of image files (default: CIPER_DATA, then data/)")
     parser.set_defaults(command=function)
     return parser
 

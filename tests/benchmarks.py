@@ -23,8 +23,8 @@ from ciperlib.config import Config
 from ciperlib.data import turntable
 from ciperlib.data.imageset import ImageSet, home
 from ciperlib.learn.augment import IMAGE_STEPS, Augmentation
+from ciperlib.learn.devices import environment
 from ciperlib.learn.objectives import Batch, make_objective
-from ciperlib.learn.training import environment
 
 REPEATS = 5
 

@@ -17,7 +17,7 @@ from torchvision.transforms import ColorJitter, RandomResizedCrop
 from torchvision.transforms import functional as tv
 
 from ciperlib.data.imageset import ImageSet
-from ciperlib.learn import partners
+from ciperlib.learn import augment, partners
 from ciperlib.learn.augment import IMAGE_STEPS, STEPS, Augmentation, View
 
 PAPER_COLUMNS = ("crop_x", "crop_y", "crop_height", "crop_width", "flip")

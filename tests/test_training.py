@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 import ciperlib.learn.training as training
 from ciperlib.config import Config
 from ciperlib.data.imageset import DataError, load_images
+from ciperlib.learn.devices import DeviceError
 from ciperlib.learn.runs import ENCODER, HEADS, STATE, STATUS, RunError, load_run, locked
 from ciperlib.learn.training import TrainingError, fit
 
@@ -196,13 +197,14 @@ def test_a_full_disk_leaves_nothing_that_looks_finished(tiny, tmp_path, monkeypa
     monkeypatch.undo()
     folder = tmp_path / tiny.name
     assert [path.name for path in folder.iterdir()] == [".lock"]
-    quiet(tiny, tmp_path)
+    (folder / ".encoder.safetensors.123.part").write_text("left by a killed process")
+    assert not list(quiet(tiny, tmp_path).folder.glob("*.part"))
 
 
 def test_a_gpu_that_is_not_there(tiny, tmp_path):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU here")
-    with pytest.raises(TrainingError, match="device='cpu'"):
+    with pytest.raises(DeviceError, match="device='cpu'"):
         fit(tiny, tmp_path, device="cuda")
 
 

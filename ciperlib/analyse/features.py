@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from scipy.linalg import eigh
 from torch import Tensor, nn
 
 from ciperlib.data.imageset import ImageSet, TrainedOn
@@ -154,7 +155,7 @@ def pixel_features(train: ImageSet, test: ImageSet, components: int = 256) -> tu
     if components < matrices[0].shape[1]:
         mean = matrices[0].mean(dim=0)
         matrices = [matrix - mean for matrix in matrices]
-        directions = torch.linalg.eigh(matrices[0].T @ matrices[0]).eigenvectors[:, -components:].flip(1)
+        directions = _principal_directions(matrices[0], components)
         matrices = [matrix @ directions for matrix in matrices]
     source = f"pixels-{components}-{train.digest()}"
     first, second = (_as_features(m, images, source, seen) for m, images in zip(matrices, (train, test)))
@@ -177,6 +178,17 @@ def extract_differences(
     columns = {spec.name: i for i, spec in enumerate(augmentation.specs) if spec.predicted}
     parameters = {name: view.parameters[:, i].cpu() for name, i in columns.items()}
     return replace(anchors, matrix=anchors.matrix - views.matrix, factors=parameters, labels={})
+
+
+def _principal_directions(centred: Tensor, components: int) -> Tensor:
+    """The leading principal directions of float32 [N, p], as columns [p, components]; from the smaller of the two
+    products X'X and X X', of which only the leading eigenvectors are computed."""
+    wide = len(centred) < centred.shape[1]
+    product = (centred @ centred.T if wide else centred.T @ centred).double().numpy()
+    last = len(product) - 1
+    _, vectors = eigh(product, subset_by_index=[max(0, last + 1 - components), last])
+    directions = torch.from_numpy(vectors[:, ::-1].copy()).float()
+    return torch.linalg.qr(centred.T @ directions)[0] if wide else directions
 
 
 def split_features(

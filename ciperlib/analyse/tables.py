@@ -57,8 +57,8 @@ def probe_encoder(
 
 
 def probe_run(run: Run, train: ImageSet, test: ImageSet, factors: Sequence[str] | None = None, **options: Any):
-    """`probe_encoder` for a finished run, which knows the images it was trained on."""
-    return probe_encoder(run.load_encoder(), train, test, factors, trained_on=run.trained_on, **options)
+    """`probe_encoder` for a finished run, on the images' device; the run knows the images it was trained on."""
+    return probe_encoder(run.load_encoder(train.device), train, test, factors, trained_on=run.trained_on, **options)
 
 
 def probe_floors(
@@ -74,9 +74,9 @@ def probe_floors(
     """
     factors = factors or default_factors(test)
     encoder = make_encoder(config or Config())
-    encoder.normalise_with(train.images)
+    encoder.normalise_with(train.images.cpu())
     pixels = probe_features(*pixel_features(train, test), factors, **options)
-    random = probe_encoder(encoder, train, test, factors, shuffled=True, **options)
+    random = probe_encoder(encoder.to(train.device), train, test, factors, shuffled=True, **options)
     return {
         factor: {
             "pixels": pixels[factor].value,

@@ -151,17 +151,26 @@ def find_run(config: Config, *roots: str | Path) -> Run | None:
     return None
 
 
+def begin_run(folder: Path, config: Config) -> None:
+    """Writes the config of a training that begins (or goes on), and tidies what a killed one left half-written."""
+    with _writing(folder):
+        for left in folder.glob(".*.part"):
+            left.unlink()
+        write_json(folder / CONFIG, config.to_dict())
+
+
 def write_run(folder: Path, tensors: dict[str, dict[str, Tensor]], history: pd.DataFrame, status: dict) -> None:
     """Writes the results of a finished training; `status.json` last, so that a folder without it is not finished.
 
     Args:
         tensors: file name -> name -> tensor.
     """
-    for name, content in tensors.items():
-        write_atomically(folder / name, _safetensors(content))
-    write_atomically(folder / HISTORY, history.to_csv(index=False))
-    files = {name: sha256(folder / name) for name in (CONFIG, HISTORY, *tensors)}
-    write_json(folder / STATUS, {**status, "files": files})
+    with _writing(folder):
+        for name, content in tensors.items():
+            write_atomically(folder / name, _safetensors(content))
+        write_atomically(folder / HISTORY, history.to_csv(index=False))
+        files = {name: sha256(folder / name) for name in (CONFIG, HISTORY, *tensors)}
+        write_json(folder / STATUS, {**status, "files": files})
 
 
 def export_run(run: Run, root: str | Path, metrics: dict[str, Any] | None = None) -> Run:
@@ -182,7 +191,8 @@ def export_run(run: Run, root: str | Path, metrics: dict[str, Any] | None = None
 
 def write_state(folder: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
     """Everything needed to carry on, as one file, so that no two parts of it can disagree."""
-    write_atomically(folder / STATE, _safetensors(tensors, {"state": json.dumps(metadata)}))
+    with _writing(folder):
+        write_atomically(folder / STATE, _safetensors(tensors, {"state": json.dumps(metadata)}))
 
 
 def read_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
@@ -200,13 +210,20 @@ def read_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
 
 
 @contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        message = f"cannot write in {folder}: {error.strerror}; free some space, or choose another folder of runs"
+        raise RunError(message) from error
+
+
+@contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Holds the run's folder against other processes; the lock goes with the process, however that ends."""
-    try:
+    with _writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / ".lock", "w")  # noqa: SIM115 (closed below, after the error has been told apart)
-    except OSError as error:
-        raise RunError(f"cannot write in {folder}: {error.strerror}; choose another folder with --root") from error
+        file = open(folder / ".lock", "w")  # noqa: SIM115 (closed below)
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import platform
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -15,33 +13,30 @@ from typing import Any
 
 import pandas as pd
 import torch
-import torchvision
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-import ciperlib
 from ciperlib.config import Config
 from ciperlib.data.imageset import ImageSet, TrainedOn, load_images
-from ciperlib.files import write_json
 from ciperlib.learn.augment import Augmentation, View
+from ciperlib.learn.devices import environment, find_device
 from ciperlib.learn.encoders import derived_seed
 from ciperlib.learn.objectives import Batch, Objective, make_objective
 from ciperlib.learn.parallel import processes, rank, wait_for_all, world_size
 from ciperlib.learn.runs import (
-    CONFIG,
     ENCODER,
     HEADS,
     STATE,
     STATUS,
     Run,
-    RunError,
+    begin_run,
     load_run,
     locked,
     read_state,
     runs_root,
     write_run,
     write_state,
-)  # fmt: skip
+)
 
 CALIBRATION_DRAWS = 20_000  # parameter rows behind the fixed standardisation
 SECONDS_BETWEEN_LINES = 10.0
@@ -95,20 +90,18 @@ def fit(
         return load_run(folder)
     with processes():
         with locked(folder) if rank() == 0 else nullcontext():
-            try:
-                _train(config, folder, _device(device), data_root, on_epoch, progress, save_every)
-            except OSError as error:
-                message = f"cannot write in {folder}: {error.strerror}; free some space or choose another --root"
-                raise RunError(message) from error
+            _train(config, folder, find_device(device), data_root, on_epoch, progress, save_every)
         wait_for_all()
     return load_run(folder)
 
 
 def _train(config, folder, device, data_root, on_epoch, progress, save_every) -> None:
     """Loads, resumes, loops over epochs, and writes the finished run (on rank 0)."""
+    if (folder / STATUS).exists():  # finished by another process while this one waited to begin
+        return
     first = rank() == 0
     if first:
-        write_json(folder / CONFIG, config.to_dict())
+        begin_run(folder, config)
     size = {"size": config.train_size, "image_size": config.image_size, "root": data_root}
     images = load_images(config.dataset, "train", **size, device=device)
     if len(images) < config.batch_size:
@@ -281,20 +274,6 @@ def make_augmentation(config: Config, images: ImageSet) -> Augmentation:
     )
 
 
-def environment(device: torch.device) -> dict[str, str]:
-    """What a training's last bits depend on."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    return {
-        "ciperlib": ciperlib.__version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "device": f"{device.type} ({name})",
-        "threads": str(torch.get_num_threads()),
-        "processes": str(world_size()),
-    }
-
-
 def _fast(images: Tensor) -> Tensor:
     return images.contiguous(memory_format=torch.channels_last)
 
@@ -322,14 +301,3 @@ def _reporter(style: str, config: Config, epochs: int, done: int) -> Callable[[d
             print(f"{config.name}  epoch {row['epoch']}/{epochs}  {terms}  {row['seconds']:.0f} s", flush=True)
 
     return line
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise TrainingError(f"device={name!r}, but torch sees no GPU here; use device='cpu' or 'auto'")
-    if name == "cuda" and world_size() > 1:
-        name = f"cuda:{int(os.environ['LOCAL_RANK'])}"
-        torch.cuda.set_device(name)
-    return torch.device(name)

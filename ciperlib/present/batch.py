@@ -202,6 +202,6 @@ def _read(path: Path) -> dict[str, Any]:
 def _versions() -> dict[str, str]:
     import torch
 
-    from ciperlib.learn.training import environment
+    from ciperlib.learn.devices import environment
 
     return environment(torch.device("cuda" if torch.cuda.is_available() else "cpu"))

@@ -58,7 +58,7 @@ def label(config: Config) -> str:
 def plot_images(
     images: Tensor, captions: Sequence[str] = (), *, columns: int = 10, scale: int = 3, title: str = ""
 ) -> go.Figure:
-    """A grid of images, uint8 or float in 0..1 [N, 3, H, W], row by row, each with a caption below it."""
+    """A grid of images, uint8 or float in 0..1 [N, 3, H, W], row by row; captions go below the first ones."""
     pixels = _bytes(images)
     n, h, w, _ = pixels.shape
     columns = min(columns, n)
