@@ -9,9 +9,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from ciperlib.config import METHODS, Config
+from ciperlib.config import METHODS, Config, profile_parameters
 from ciperlib.data.imageset import DATASETS, home, load_images
-from ciperlib.profiles import profile_parameters
 
 REFUSED = 2  # exit status: the command could not be carried out as it was given
 

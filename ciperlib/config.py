@@ -9,7 +9,9 @@ import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from ciperlib.data.imageset import DATASETS
+import yaml
+
+from ciperlib.data.imageset import DATASETS, home
 
 METHODS = ("ciper", "simclr", "simclr_clean_pass", "predictive", "random")
 CONTRASTIVE = ("ciper", "simclr", "simclr_clean_pass")
@@ -160,6 +162,19 @@ _UNREAD_BY_RANDOM = (
     "contrastive", "standardisation", "anchor_forward", "anchor_gradient", "flip_probability", "jitter_strength",
     "projector_width", "predictor_width",
 )  # fmt: skip
+
+
+def profile_parameters(profile: str, section: str) -> dict[str, Any]:
+    """What a profile sets for one notebook (by its stem) or, with section "config", for `fit`.
+
+    Raises:
+        ConfigError: there is no such profile.
+    """
+    folder = home() / "notebooks" / "profiles"
+    path = folder / f"{profile}.yml"
+    if not path.is_file():
+        raise ConfigError(f"there is no profile {profile!r}{nearest(profile, [p.stem for p in folder.glob('*.yml')])}")
+    return dict((yaml.safe_load(path.read_text()) or {}).get(section) or {})
 
 
 def nearest(name: str, known) -> str:

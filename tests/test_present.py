@@ -13,10 +13,9 @@ import torch
 from conftest import make_noise_images
 
 from ciperlib.analyse.features import Features
-from ciperlib.config import ConfigError
+from ciperlib.config import ConfigError, profile_parameters
 from ciperlib.learn.losses import nt_xent
 from ciperlib.present import batch, exercises, notebook, plotting
-from ciperlib.profiles import profile_parameters
 
 # --- figures ---------------------------------------------------------------------------------------------------------
 

@@ -14,11 +14,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ciperlib.config import nearest
+from ciperlib.config import nearest, profile_parameters
 from ciperlib.data.imageset import home
 from ciperlib.files import write_atomically, write_json
 from ciperlib.present.notebook import OUTPUT_VARIABLE
-from ciperlib.profiles import profile_parameters
 
 STATUS = "status.json"
 LAST_LINES = 12
