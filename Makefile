@@ -20,7 +20,7 @@ test: $(STAMP)  ## the laws, the notebooks, the style; `make test ARGS='-m "not 
 	$(PY) -m pytest $(ARGS)
 
 lab: $(STAMP)  ## JupyterLab on this machine only, with a token
-	$(PY) -m jupyterlab --ServerApp.ip=127.0.0.1 --ServerApp.root_dir=$(CURDIR) --LabApp.default_url=/lab/tree/notebooks/01_training.ipynb $(ARGS)
+	$(PY) -m jupyterlab --ServerApp.ip=127.0.0.1 $(if $(filter 0,$(shell id -u)),--allow-root) --ServerApp.root_dir=$(CURDIR) --LabApp.default_url=/lab/tree/notebooks/01_training.ipynb $(ARGS)
 
 bench: .venv/.bench  ## ratios against what one would use instead, as a table and as JSON in figures/
 	$(PY) tests/benchmarks.py --output figures/benchmarks.json

@@ -25,6 +25,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"ciperlib: {error}", file=sys.stderr)
             return REFUSED
         raise
+    except OSError as error:
+        print(
+            f"ciperlib: cannot read or write {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr
+        )
+        return REFUSED
     except KeyboardInterrupt:
         print("\nciperlib: stopped; the same command carries on from the last saved state", file=sys.stderr)
         return 130
@@ -44,21 +49,25 @@ def probe_command(options: argparse.Namespace) -> None:
     from ciperlib.analyse.tables import default_factors, probe_floors, probe_run, to_metrics, to_table
     from ciperlib.files import write_json
     from ciperlib.learn.devices import find_device
-    from ciperlib.learn.runs import METRICS
+    from ciperlib.learn.runs import METRICS, zoo_root
 
     run = _find(options.run)
     config = run.config
     sizes = {"image_size": config.image_size, "root": options.data, "device": find_device(options.device)}
-    train = load_images(config.dataset, "train", size=config.train_size if not options.all else None, **sizes)
+    train = load_images(config.dataset, "train", size=config.train_size, **sizes)
     test = load_images(config.dataset, "test", **sizes)
     factors = default_factors(test)
-    floors = probe_floors(train, test, factors, config)
     protocol = {"protocol": options.protocol} if options.protocol else {}
-    categories = tuple(name for name in factors if not options.protocol or name != "pose")
-    results = probe_run(run, train, test, categories, floors=floors, **protocol)
+    if protocol:
+        factors = tuple(name for name in factors if name != "pose")  # which has a protocol of its own
+    floors = probe_floors(train, test, factors, config, **protocol)
+    results = probe_run(run, train, test, factors, floors=floors, **protocol)
     table = to_table(results, encoder=run.name)
     print(table[["factor", "metric", "value", "low", "high", "n", "unseen", *_floor_columns(table)]].to_string())
-    write_json(run.folder / METRICS, {**run.metrics, **to_metrics(results)})
+    if run.folder.parent != zoo_root():  # the zoo's metrics are part of what was shipped
+        suffix = f" ({options.protocol})" if options.protocol else ""
+        metrics = {name + suffix: value for name, value in to_metrics(results).items()}
+        write_json(run.folder / METRICS, {**run.metrics, **metrics})
 
 
 def run_command(options: argparse.Namespace) -> None:
@@ -132,7 +141,6 @@ def _parser() -> argparse.ArgumentParser:
     probe = _command(commands, "probe", probe_command, "what a trained encoder keeps, with floors and intervals")
     probe.add_argument("run", help="a run's folder, or its name in runs/ or the zoo")
     probe.add_argument("--protocol", choices=("lbfgs", "sgd", "knn"), help="for categories (default: lbfgs)")
-    probe.add_argument("--all", action="store_true", help="fit the probe on all training images, not only the run's")
 
     run = _command(commands, "run", run_command, "run notebooks without a reader")
     run.add_argument("notebook", nargs="+", help="the .ipynb files, in order")

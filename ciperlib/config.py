@@ -14,9 +14,10 @@ import yaml
 from ciperlib.data.imageset import DATASETS, home
 
 METHODS = ("ciper", "simclr", "simclr_clean_pass", "predictive", "random")
-CONTRASTIVE = ("ciper", "simclr", "simclr_clean_pass")
-STEPS = ("pose", "session", "crop", "flip", "jitter", "grayscale")  # the order in which they are applied
-IMAGE_AUGMENTATIONS = STEPS[2:]
+DATASET_STEPS = ("pose", "session")
+IMAGE_STEPS = ("crop", "flip", "jitter", "grayscale")
+STEPS = DATASET_STEPS + IMAGE_STEPS  # of augmentation, in the order in which they are applied
+RECIPE = 1  # raised when the library's behaviour changes for the same choices
 _DESCRIPTION = "description"
 
 
@@ -41,7 +42,7 @@ class Config:
 
     method: str = _choice("ciper", "what is trained", options=METHODS)
     alpha: float | None = _choice(None, "weight of the predictive loss (Eq. 2)", low=0.0)
-    augmentations: tuple[str, ...] = _choice(IMAGE_AUGMENTATIONS, "what makes a view", options=STEPS)
+    augmentations: tuple[str, ...] = _choice(IMAGE_STEPS, "what makes a view", options=STEPS)
     seed: int = _choice(0, "seed of weights, order and augmentation", low=0)
 
     dataset: str = _choice("turntable", "images", options=tuple(DATASETS))
@@ -70,7 +71,7 @@ class Config:
     flip_probability: float = _choice(0.5, "of a mirror image (paper's Table 1: 0.8)", low=0.0, high=1.0)
     jitter_strength: float = _choice(0.4, "brightness, contrast, saturation; hue a quarter", low=0.0, high=2.0)
 
-    recipe: int = _choice(1, "raised when the library's behaviour changes for the same choices", low=1)
+    recipe: int = _choice(RECIPE, "which behaviour of the library made the run", low=1, high=RECIPE)
 
     def __post_init__(self) -> None:
         for f in fields(self):
@@ -121,7 +122,9 @@ class Config:
             )
         if self.temperature == 0:
             raise ConfigError("temperature=0 would divide by zero; it must be greater than 0")
-        if set(self.augmentations) & {"pose", "session"} and not self.dataset.startswith("turntable"):
+        if self.norm == "group" and self.width % 4:
+            raise ConfigError(f"width={self.width} does not go with norm='group': its four groups need a multiple of 4")
+        if set(self.augmentations) & set(DATASET_STEPS) and not self.dataset.startswith("turntable"):
             raise ConfigError(
                 f"augmentations={self.augmentations} does not go with dataset={self.dataset!r}: "
                 "pose and session need images with known views of the same object, such as dataset='turntable'"
@@ -130,9 +133,10 @@ class Config:
     def canonical(self) -> dict[str, Any]:
         """The choices that differ from the defaults, and the recipe: what the name is a hash of.
 
-        A choice the method never reads is left out: `random` depends on nothing but encoder, images and seed.
+        A choice that the method never reads is left out: SimCLR has no predictor, and `random` depends on nothing but
+        encoder, images and seed.
         """
-        unread = _UNREAD_BY_RANDOM if self.method == "random" else ()
+        unread = _UNREAD.get(self.method, ())
         chosen = {
             f.name: _plain(getattr(self, f.name))
             for f in fields(self)
@@ -145,7 +149,7 @@ class Config:
     @property
     def name(self) -> str:
         """Short, readable, and ending in a hash of `canonical()`: the name of the run's folder."""
-        views = "image" if self.augmentations == IMAGE_AUGMENTATIONS else "-".join(self.augmentations)
+        views = "image" if self.augmentations == IMAGE_STEPS else "-".join(self.augmentations)
         parts = [self.method.replace("_", "-"), *([f"a{self.alpha:g}"] if self.method == "ciper" else [])]
         parts += [*([views] if self.method != "random" else []), self.dataset.replace("_", "-"), f"s{self.seed}"]
         text = json.dumps(self.canonical(), sort_keys=True, separators=(",", ":"))
@@ -157,11 +161,18 @@ class Config:
         return {**values, "alpha": self.alpha if self.method == "ciper" else None}
 
 
-_UNREAD_BY_RANDOM = (
-    "augmentations", "epochs", "batch_size", "learning_rate", "momentum", "weight_decay", "precision", "temperature",
-    "contrastive", "standardisation", "anchor_forward", "anchor_gradient", "flip_probability", "jitter_strength",
-    "projector_width", "predictor_width",
+_PREDICTION = ("predictor_width", "standardisation", "anchor_forward", "anchor_gradient")
+_CONTRAST = ("projector_width", "temperature", "contrastive")
+_TRAINING = (
+    "augmentations", "epochs", "batch_size", "learning_rate", "momentum", "weight_decay", "precision",
+    "flip_probability", "jitter_strength",
 )  # fmt: skip
+_UNREAD = {
+    "simclr": _PREDICTION,
+    "simclr_clean_pass": _PREDICTION,
+    "predictive": _CONTRAST,
+    "random": _PREDICTION + _CONTRAST + _TRAINING,
+}
 
 
 def profile_parameters(profile: str, section: str) -> dict[str, Any]:

@@ -21,7 +21,8 @@ from ciperlib.analyse.features import Features
 from ciperlib.analyse.probes import fit_linear_probe
 from ciperlib.config import Config
 from ciperlib.data import turntable
-from ciperlib.data.imageset import ImageSet, home
+from ciperlib.data.imageset import ImageSet
+from ciperlib.files import write_atomically
 from ciperlib.learn.augment import IMAGE_STEPS, Augmentation
 from ciperlib.learn.devices import environment
 from ciperlib.learn.objectives import Batch, make_objective
@@ -116,9 +117,10 @@ def bench_step(batch: int = 64) -> list[dict]:
 
 def bench_turntable(n: int = 500) -> list[dict]:
     """Rendering at 32x32, four rays a pixel, with mask and depth."""
-    factors = turntable.load("turntable", "train", size=n, root=Path("/tmp"))
-    names = ("object", "session", "azimuth", "elevation", "distance")
-    (a,) = median_seconds(lambda: turntable.render(*(factors[name] for name in names)), repeats=3)
+    generator = torch.Generator().manual_seed(0)
+    u = torch.rand(5, n, generator=generator)
+    columns = (u[0] * 50).long(), (u[1] * 11).long(), 6.28 * u[2], 0.2 + u[3], 0.8 + 0.5 * u[4]
+    (a,) = median_seconds(lambda: turntable.render(*columns), repeats=3)
     return [row("turntable, 32x32", n / a, "target", 200.0, "images/s", 1)]
 
 
@@ -178,8 +180,8 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if options.output:
         text = json.dumps({"environment": environment(device), "rows": rows}, indent=2)
-        options.output.write_text(text + "\n")
-        print(f"written to {options.output.relative_to(home()) if options.output.is_absolute() else options.output}")
+        write_atomically(options.output, text + "\n")
+        print(f"written to {options.output}")
 
 
 if __name__ == "__main__":

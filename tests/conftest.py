@@ -16,6 +16,12 @@ from ciperlib.data.imageset import ImageSet
 TINY = dict(train_size=48, image_size=16, batch_size=16, epochs=3, width=4, projector_width=16, predictor_width=16)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _runs_of_the_tests(tmp_path_factory):
+    """Tests train their own runs: one that lies in the checkout would hide a loop that no longer works."""
+    os.environ["CIPER_RUNS"] = str(tmp_path_factory.mktemp("runs"))
+
+
 @pytest.fixture
 def tiny() -> Config:
     return Config(**TINY)

@@ -33,6 +33,8 @@ from ciperlib.data.imageset import home
         ({"temperature": 0}, ["temperature=0", "greater than 0"]),
         ({"dataset": "cifar"}, ["cifar", "did you mean 'cifar10'"]),
         ({"dataset": "cifar10", "augmentations": "pose"}, ["pose", "cifar10", "turntable"]),
+        ({"norm": "group", "width": 2}, ["width=2", "multiple of 4"]),
+        ({"recipe": 99}, ["recipe=99", "which behaviour"]),
         ({"coordinates": 1}, ["coordinates=1", "true or false"]),
     ],
 )
@@ -64,11 +66,20 @@ def test_every_choice_that_is_read_changes_the_name():
         image_size=48, architecture="resnet18", width=32, norm="group", coordinates=False, projector_width=64,
         predictor_width=64, epochs=3, batch_size=64, learning_rate=0.1, momentum=0.8, weight_decay=0.0,
         precision="float32", temperature=0.2, contrastive="cross_view", standardisation="fixed",
-        anchor_forward="joint", anchor_gradient=False, flip_probability=0.8, jitter_strength=0.8, recipe=2,
+        anchor_forward="joint", anchor_gradient=False, flip_probability=0.8, jitter_strength=0.8,
     )  # fmt: skip
-    assert other.keys() == Config.__dataclass_fields__.keys()
+    assert other.keys() | {"recipe"} == Config.__dataclass_fields__.keys()
     names = {Config(**{field: value}).name for field, value in other.items()}
     assert len(names | {Config().name}) == len(other) + 1
+
+
+def test_a_choice_that_the_method_never_reads_changes_nothing():
+    simclr = Config(method="simclr").name
+    assert Config(method="simclr", predictor_width=64, anchor_gradient=False).name == simclr
+    assert Config(alpha=0, predictor_width=64).name == simclr
+    assert Config(method="simclr", temperature=0.2).name != simclr
+    assert Config(method="predictive", temperature=0.2).name == Config(method="predictive").name
+    assert Config(temperature=0.2).name != Config().name
 
 
 def test_a_random_encoder_does_not_depend_on_how_it_would_be_trained():

@@ -80,7 +80,6 @@ def smoke(tmp_path_factory):
 def test_training(smoke):
     record = smoke["01_training"]
     metrics = record.metrics
-    assert record.seconds < 60
     assert metrics["contrastive_last"] < metrics["contrastive_first"]
     assert -0.5 < metrics["mean_r2_random"] < 1
     assert -0.5 < metrics["mean_r2_ciper"] < 1
@@ -89,7 +88,6 @@ def test_training(smoke):
 def test_linear_probing(smoke):
     record = smoke["02_linear_probing"]
     metrics = record.metrics
-    assert record.seconds < 90
     assert metrics["encoders"] == 8
     assert metrics["category: shuffled labels"] < 0.25
     assert metrics["session: random encoder"] > 3 * metrics["session: shuffled labels"]

@@ -2,7 +2,6 @@
 
 import json
 import os
-import time
 
 import nbformat
 import numpy as np
@@ -122,7 +121,7 @@ def test_a_figure_is_kept_as_a_picture_with_its_caption(output, monkeypatch):
     monkeypatch.setattr(notebook, "to_png", lambda figure: b"\x89PNG made")
     notebook.save_figure(go.Figure(), "curves", "What to see.")
     assert (output / "figures" / "curves.png").read_bytes() == b"\x89PNG made"
-    assert json.loads((output / "figures" / "captions.json").read_text()) == {"curves": "What to see."}
+    assert json.loads((output / "captions.json").read_text()) == {"curves": "What to see."}
 
 
 def test_without_a_browser_the_figure_is_plotly_s_own_and_plotly_js_comes_once(output, monkeypatch):
@@ -135,6 +134,21 @@ def test_without_a_browser_the_figure_is_plotly_s_own_and_plotly_js_comes_once(o
     assert sizes.count(True) == 1
     assert sum("plotly-graph-div" in text for text in shown) == 2
     assert not (output / "figures").exists()
+    assert set(json.loads((output / "captions.json").read_text())) == {"first", "second"}
+
+
+@pytest.mark.parametrize("command", ["#!/bin/sh\nexit 1\n", "#!/bin/sh\nexec /bin/sleep 600\n"])
+def test_a_browser_that_does_not_start_is_given_up(command, tmp_path, monkeypatch, capsys):
+    browser = tmp_path / "chromium"
+    browser.write_text(command)
+    browser.chmod(0o755)
+    monkeypatch.setenv("BROWSER_PATH", str(browser))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(notebook, "SECONDS_FOR_A_BROWSER", 5)
+    notebook._drawing_browser.cache_clear()
+    assert notebook.to_png(go.Figure()) is None
+    notebook._drawing_browser.cache_clear()
+    assert "install Chrome or Chromium" in capsys.readouterr().out
 
 
 def test_a_real_picture(output):
@@ -229,7 +243,8 @@ def test_a_run_has_its_own_folder_page_metrics_and_status(tmp_path):
     folder = tmp_path / "out"
     (run,) = folder.iterdir()
     assert record.metrics == {"answer": 6.0}
-    assert {"book.ipynb", "book.html", "metrics.json", "status.json", "figures"} == {p.name for p in run.iterdir()}
+    names = {"book.ipynb", "book.html", "metrics.json", "environment.json", "status.json", "figures"}
+    assert names == {path.name for path in run.iterdir()}
     status = json.loads((run / "status.json").read_text())
     assert status["status"] == "done"
     assert status["parameters"] == {"alpha": 3.0}
@@ -249,26 +264,24 @@ def test_a_failing_cell_is_recorded_with_its_last_lines(tmp_path):
     source = write_notebook(tmp_path / "book.ipynb", GOOD, "raise ValueError('the reason')")
     with pytest.raises(batch.BatchError, match="the reason"):
         batch.run(source, output=tmp_path / "out")
-    status = json.loads((tmp_path / "out" / "book" / "status.json").read_text())
+    status = json.loads(next((tmp_path / "out").glob("book*/status.json")).read_text())
     assert status["status"] == "failed"
     assert any("the reason" in line for line in status["last_lines"])
     assert status["metrics"] == {"answer": 2.0}
-    assert (tmp_path / "out" / "book" / "book.html").exists()
+    assert list((tmp_path / "out").glob("book*/book.html"))
 
 
 def test_a_dead_kernel_is_a_failed_run(tmp_path):
     source = write_notebook(tmp_path / "book.ipynb", "import os; os._exit(1)")
     with pytest.raises(batch.BatchError, match="failed"):
         batch.run(source, output=tmp_path / "out")
-    assert json.loads((tmp_path / "out" / "book" / "status.json").read_text())["status"] == "failed"
+    assert json.loads(next((tmp_path / "out").glob("book*/status.json")).read_text())["status"] == "failed"
 
 
 def test_a_cell_that_takes_too_long(tmp_path):
     source = write_notebook(tmp_path / "book.ipynb", "import time; time.sleep(60)")
-    start = time.monotonic()
-    with pytest.raises(batch.BatchError, match="failed"):
+    with pytest.raises(batch.BatchError, match=r"(?i)timed out|timeout"):
         batch.run(source, output=tmp_path / "out", timeout=2)
-    assert time.monotonic() - start < 40
 
 
 def test_what_cannot_be_run(tmp_path):
@@ -289,7 +302,7 @@ def test_publishing_copies_pictures_numbers_and_captions(tmp_path, monkeypatch):
     folder = tmp_path / "out" / "01_book"
     (folder / "figures").mkdir(parents=True)
     (folder / "figures" / "curves.png").write_bytes(b"png")
-    (folder / "figures" / "captions.json").write_text('{"curves": "What to see."}')
+    (folder / "captions.json").write_text('{"curves": "What to see."}')
     record = batch.Record("01_book.ipynb", {}, "teaching", "done", str(folder), metrics={"a": 1})
     batch.publish([record])
     assert (tmp_path / "figures" / "01_book_curves.png").read_bytes() == b"png"

@@ -18,7 +18,7 @@ import ciperlib.learn.training as training
 from ciperlib.config import Config
 from ciperlib.data.imageset import DataError, load_images
 from ciperlib.learn.devices import DeviceError
-from ciperlib.learn.runs import ENCODER, HEADS, STATE, STATUS, RunError, load_run, locked
+from ciperlib.learn.runs import ENCODER, HEADS, STATE, STATUS, RunError, load_run, locked, read_state
 from ciperlib.learn.training import TrainingError, fit
 
 
@@ -110,39 +110,49 @@ def test_forgetting_the_momentum_would_be_noticed(tiny, tmp_path, monkeypatch):
     assert weights(quiet(tiny, tmp_path / "parts")) != weights(whole)
 
 
-def _train_forever(config, root):
-    for _ in range(100):
-        quiet(config, root, save_every=0)
-        return
+def _train(config, root):
+    quiet(config, root, save_every=0, on_epoch=lambda _: time.sleep(0.05))
 
 
 @pytest.mark.slow
 def test_killed_at_ten_random_moments_it_ends_with_the_same_weights(tmp_path):
-    config = Config(**{**TINY, "train_size": 400, "batch_size": 100, "epochs": 40, "augmentations": "pose"})
-    load_images("turntable", "train", size=400, image_size=16)  # rendered once, outside the race
-    started = time.monotonic()
-    whole = quiet(config, tmp_path / "whole", save_every=0)
-    length = time.monotonic() - started
-    context = multiprocessing.get_context("spawn")
-    rng, killed = random.Random(0), 0
-    for _ in range(40):
-        child = context.Process(target=_train_forever, args=(config, tmp_path / "killed"))
+    config = Config(**{**TINY, "train_size": 400, "batch_size": 100, "epochs": 150, "augmentations": "pose"})
+    whole = quiet(config, tmp_path / "whole", save_every=0)  # renders the images, outside the race
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["ciperlib.learn.training"])
+    rng, folder, epochs = random.Random(0), tmp_path / "killed" / config.name, [0]
+    for kill in range(11):
+        child = context.Process(target=_train, args=(config, tmp_path / "killed"))
         child.start()
-        folder = tmp_path / "killed" / config.name
-        while child.is_alive() and not (folder / ".lock").exists():
-            time.sleep(0.05)
-        if killed < 10:
-            time.sleep(3 + rng.random() * length / 2)  # the import takes some seconds
-            if child.is_alive():
-                os.kill(child.pid, signal.SIGKILL)
-                killed += 1
+        if kill < 10:
+            while child.is_alive() and _epochs_saved(folder) <= epochs[-1]:
+                time.sleep(0.02)
+            time.sleep(rng.random() / 2)
+            assert child.is_alive(), "the training ended before it could be killed ten times"
+            os.kill(child.pid, signal.SIGKILL)
         child.join()
-        if (folder / STATUS).exists():
-            if killed >= 10:
-                break
-            (folder / STATUS).unlink()  # it was faster than the killer: let it end once more, from its last state
-    assert killed == 10
+        epochs.append(_epochs_saved(folder))
+    assert child.exitcode == 0
+    assert all(0 < a < b for a, b in itertools.pairwise(epochs[1:-1]))  # each life went on where the last one ended
     assert weights(load_run(folder)) == weights(whole)
+
+
+def _epochs_saved(folder):
+    found = read_state(folder) if folder.exists() else None
+    return 0 if found is None else len(found[1]["history"])
+
+
+def test_a_run_that_diverges_in_its_last_step_is_not_finished(tmp_path):
+    config = Config(**{**TINY, "train_size": 16, "epochs": 1, "learning_rate": 1e30, "precision": "float32"})
+    with pytest.raises(TrainingError, match="weights are not finite"):
+        quiet(config, tmp_path)
+    assert not (tmp_path / config.name / STATUS).exists()
+
+
+def test_an_old_recipe_is_not_trained_under_its_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "RECIPE", 2)
+    with pytest.raises(TrainingError, match="can be loaded, not trained"):
+        quiet(Config(**TINY), tmp_path)
 
 
 def test_a_damaged_state_is_said_and_the_run_starts_again(tiny, tmp_path, capsys):
@@ -249,7 +259,7 @@ def test_two_processes_equal_one(tmp_path):
     """torchrun with gloo, float32, no BatchNorm: the same weights as one process on the same global batch."""
     choices = {**TINY, "norm": "group", "precision": "float32", "epochs": 2}
     arguments = list(itertools.chain.from_iterable(("-p", k, str(v)) for k, v in choices.items()))
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29417"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command += ["-m", "ciperlib", "fit", "--root", str(tmp_path / "two"), "--device", "cpu", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr

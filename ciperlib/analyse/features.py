@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ciperlib.data.imageset import ImageSet, TrainedOn
 from ciperlib.files import write_atomically
 from ciperlib.learn.augment import Augmentation
+from ciperlib.learn.encoders import derived_seed
 
 
 class FeaturesError(ValueError):
@@ -170,7 +171,7 @@ def extract_differences(
     The factors are the view's parameters, each float32 [N], those that a method would predict; quantities and flags
     alike, so that a regression probe can read all of them. `options` are for `extract_features`.
     """
-    generator = torch.Generator(images.device).manual_seed(seed)
+    generator = torch.Generator(images.device).manual_seed(derived_seed(seed, images.split))
     view = augmentation(images, torch.arange(len(images), device=images.device), generator)
     pixels = view.images.mul(255).round().byte()
     anchors = extract_features(encoder, images, **options)
@@ -245,8 +246,10 @@ def _draw(key: Tensor, share: float, seed: int) -> Tensor:
 def _as_features(matrix: Tensor, images: ImageSet, source: str, trained_on: TrainedOn | None) -> Features:
     unseen = "unknown"
     if trained_on is not None:
-        seen = trained_on.name == images.name and bool(trained_on.seen(images.ids).any())
-        unseen = "no" if seen else "yes"
+        if trained_on.name == images.name:
+            unseen = "no" if bool(trained_on.seen(images.ids).any()) else "yes"
+        elif trained_on.name.split("-")[0] != images.name.split("-")[0]:  # not the same scenes at another size
+            unseen = "yes"
     factors = {name: column.cpu() for name, column in images.factors.items()}
     columns = {"factors": factors, "ids": images.ids.cpu(), "groups": images.groups.cpu(), "labels": images.labels}
     return Features(

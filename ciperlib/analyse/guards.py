@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from difflib import get_close_matches
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ciperlib.analyse.features import Features
+from ciperlib.config import nearest
 
 
 class ProbeError(ValueError):
@@ -67,9 +67,9 @@ def check_pair(train: Features, test: Features) -> None:
 
 def column_of(features: Features, factor: str) -> Tensor:
     if factor not in features.factors:
-        near = get_close_matches(factor, features.factors, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(features.factors) or 'none'}"
-        raise ProbeError(f"{features.name} ({features.split}) has no factor {factor!r}; {hint}")
+        raise ProbeError(
+            f"{features.name} ({features.split}) has no factor {factor!r}{nearest(factor, features.factors)}"
+        )
     return features.factors[factor]
 
 

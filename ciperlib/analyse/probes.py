@@ -34,8 +34,8 @@ from ciperlib.analyse.solvers import (
     r2_columns,
     r2_terms,
 )
+from ciperlib.data.imageset import POSE
 
-POSE = ("azimuth", "elevation", "distance")
 ANGLES = ("azimuth", "elevation")
 LOGISTIC_STRENGTHS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 RIDGE_STRENGTHS = (1e1, 1e0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)

@@ -13,17 +13,15 @@ from torch import nn
 from ciperlib.analyse.features import Features, extract_features, pixel_features, split_features
 from ciperlib.analyse.probes import SHUFFLED, ProbeResult, evaluate
 from ciperlib.config import Config
-from ciperlib.data.imageset import ImageSet, TrainedOn
+from ciperlib.data.imageset import POSE, ImageSet, TrainedOn
 from ciperlib.learn.encoders import make_encoder
 from ciperlib.learn.runs import Run
-
-POSE = {"azimuth", "elevation", "distance"}
 
 
 def default_factors(images: ImageSet) -> tuple[str, ...]:
     """The factors worth probing that these images have; azimuth, elevation and distance together are `pose`."""
     names = tuple(name for name in ("category", "object", "session") if name in images.factors)
-    return (*names, "pose") if images.factors.keys() >= POSE else names
+    return (*names, "pose") if set(POSE) <= images.factors.keys() else names
 
 
 def probe_features(

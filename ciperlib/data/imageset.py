@@ -20,6 +20,7 @@ DATASETS = {
     "cifar10": "cifar10",
 }
 SPLITS = ("train", "test")
+POSE = ("azimuth", "elevation", "distance")  # the factors that together are the pose
 
 
 class DataError(Exception):

@@ -15,8 +15,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ciperlib.config import DATASET_STEPS, IMAGE_STEPS, STEPS
 from ciperlib.data.imageset import ImageSet
-from ciperlib.learn.partners import DATASET_STEPS, find_partners
+from ciperlib.learn.partners import find_partners
 from ciperlib.learn.pixels import (
     BLENDS,
     ORDERS,
@@ -27,9 +28,6 @@ from ciperlib.learn.pixels import (
     mix_rows,
     sort_by_hue,
 )  # fmt: skip
-
-IMAGE_STEPS = ("crop", "flip", "jitter", "grayscale")
-STEPS = DATASET_STEPS + IMAGE_STEPS
 
 CROP_RATIO = (3 / 4, 4 / 3)  # width / height
 CROP_ATTEMPTS = 10  # of torchvision, before it takes the centre

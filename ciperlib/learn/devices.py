@@ -22,12 +22,18 @@ def find_device(name: str) -> torch.device:
     Raises:
         DeviceError: a GPU is asked for where torch sees none.
     """
+    gpus = torch.cuda.device_count()
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise DeviceError(f"device={name!r}, but torch sees no GPU here; use device='cpu' or 'auto'")
+        name = "cuda" if gpus else "cpu"
+    if name not in ("cpu", "cuda", *(f"cuda:{i}" for i in range(gpus))):
+        raise DeviceError(f"there is no device {name!r} here; use 'auto', 'cpu' or one of {gpus} GPUs: 'cuda:0' ...")
+    if name == "cuda" and not gpus:
+        raise DeviceError("device='cuda', but torch sees no GPU here; use device='cpu' or 'auto'")
     if name == "cuda" and world_size() > 1:
-        name = f"cuda:{int(os.environ['LOCAL_RANK'])}"
+        local = int(os.environ["LOCAL_RANK"])
+        if local >= gpus:
+            raise DeviceError(f"process {local} has no GPU of its own among {gpus}; start one process a GPU")
+        name = f"cuda:{local}"
         torch.cuda.set_device(name)
     return torch.device(name)
 

@@ -1,4 +1,8 @@
-"""The losses, as pure functions of tensors. All are computed in float32 (float64 stays float64)."""
+"""The losses, as pure functions of tensors, in float32 at least (float64 stays float64).
+
+Under bfloat16 autocast the product of all pairs in a contrastive loss is one of the operations that autocast computes
+in bfloat16; the softmax over it is in float32 again.
+"""
 
 from __future__ import annotations
 

@@ -148,8 +148,10 @@ class SimCLR(Objective):
 class SimCLRCleanPass(SimCLR):
     """CIPER's control: SimCLR whose encoder also sees the anchor in train mode, without a loss.
 
-    CIPER's BatchNorm statistics are a third clean images; so are these. What CIPER has beyond this control is due to
-    prediction and not to having met images as they will look when it is evaluated.
+    It isolates the BatchNorm statistics: its weights are SimCLR's, but its running statistics, like CIPER's, come from
+    clean images too (with separate passes and torch's momentum of 0.1 they weigh 47%, since the anchor's update is
+    followed by that of the views). CIPER's weights also learn from clean images, through h0; `anchor_gradient=False`
+    is the control for that.
     """
 
     compute = 3

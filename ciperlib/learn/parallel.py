@@ -11,11 +11,16 @@ from torch import Tensor, distributed
 
 
 @contextmanager
-def processes() -> Iterator[None]:
-    """Joins torchrun's process group inside, and leaves it after; nothing happens without torchrun."""
+def processes(device: str) -> Iterator[None]:
+    """Joins torchrun's process group inside, and leaves it after; nothing happens without torchrun.
+
+    Args:
+        device: as asked for; GPUs talk by NCCL, CPUs by gloo.
+    """
+    gpus = device != "cpu" and torch.cuda.is_available()
     joins = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not distributed.is_initialized()
     if joins:
-        distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        distributed.init_process_group("nccl" if gpus else "gloo")
     try:
         yield
     finally:

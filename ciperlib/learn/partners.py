@@ -8,9 +8,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
+from ciperlib.config import DATASET_STEPS
 from ciperlib.data.imageset import ImageSet
-
-DATASET_STEPS = ("pose", "session")
 
 
 @dataclass(frozen=True, eq=False)

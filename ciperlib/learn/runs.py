@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +81,8 @@ class Run:
 
 
 def runs_root(root: str | Path | None = None) -> Path:
-    """Where runs are written: `root`, else `runs/` of the checkout."""
-    return Path(root) if root is not None else home() / "runs"
+    """Where runs are written: `root`, else the environment's `CIPER_RUNS`, else `runs/` of the checkout."""
+    return Path(root or os.environ.get("CIPER_RUNS") or home() / "runs")
 
 
 def zoo_root() -> Path:
@@ -144,10 +144,20 @@ def find_runs(root: str | Path | None = None, **choices: Any) -> list[Run]:
 
 
 def find_run(config: Config, *roots: str | Path) -> Run | None:
-    """The finished run of this config in the first of `roots` that has it, else None."""
-    for root in roots or (runs_root(), zoo_root()):
+    """The finished run of this config in the first of `roots` (the zoo, then `runs/`) that has it, else None."""
+    for root in roots or (zoo_root(), runs_root()):
         if (Path(root) / config.name / STATUS).exists():
             return load_run(Path(root) / config.name)
+    return None
+
+
+def find_longer_run(config: Config) -> Run | None:
+    """The zoo's run that differs from `config` by more training alone (epochs, training images), else None."""
+    for run in find_runs(zoo_root(), method=config.method, seed=config.seed):
+        longer = replace(config, epochs=run.config.epochs, train_size=run.config.train_size)
+        size = config.epochs * config.train_size
+        if longer.name == run.name and size < run.config.epochs * run.config.train_size:
+            return run
     return None
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ciperlib.config import Config
+from ciperlib.config import RECIPE, Config
 from ciperlib.data.imageset import ImageSet, TrainedOn, load_images
 from ciperlib.learn.augment import Augmentation, View
 from ciperlib.learn.devices import environment, find_device
@@ -85,10 +85,12 @@ def fit(
         TrainingError: the loss became infinite or not a number.
         DataError: the images cannot be loaded.
     """
+    if config.recipe != RECIPE:
+        raise TrainingError(f"this version trains by recipe {RECIPE}; {config.recipe} can be loaded, not trained")
     folder = runs_root(root) / config.name
     if (folder / STATUS).exists():
         return load_run(folder)
-    with processes():
+    with processes(device):
         with locked(folder) if rank() == 0 else nullcontext():
             _train(config, folder, find_device(device), data_root, on_epoch, progress, save_every)
         wait_for_all()
@@ -104,8 +106,6 @@ def _train(config, folder, device, data_root, on_epoch, progress, save_every) ->
         begin_run(folder, config)
     size = {"size": config.train_size, "image_size": config.image_size, "root": data_root}
     images = load_images(config.dataset, "train", **size, device=device)
-    if len(images) < config.batch_size:
-        raise TrainingError(f"batch_size={config.batch_size} is larger than the {len(images)} images; lower it")
     trainer = Trainer(config, images, device)
     epochs = 0 if config.method == "random" else config.epochs
     trainer.resume(folder)
@@ -190,7 +190,7 @@ class Trainer:
             for name, value in {"total": losses.total, **losses.terms}.items():
                 sums[name] = sums.get(name, 0) + value.detach()
         means = {name: float(value) / self.steps for name, value in sums.items()}
-        if not all(map(math.isfinite, means.values())):
+        if not (all(map(math.isfinite, means.values())) and self._is_sound()):
             self._refuse(epoch, means)
         self.seconds += time.monotonic() - start
         self.history.append({"epoch": epoch + 1, **means, "learning_rate": rate, "seconds": round(self.seconds, 3)})
@@ -215,10 +215,15 @@ class Trainer:
             group["lr"] = rate
         return rate
 
+    def _is_sound(self) -> bool:
+        """Whether every weight and buffer is finite, and so is its square: the last step may have undone them."""
+        norms = [tensor.float().norm() for tensor in self.objective.state_dict().values()]
+        return bool(torch.stack(norms).isfinite().all())
+
     def _refuse(self, epoch: int, terms: dict[str, Any]) -> None:
         shown = ", ".join(f"{name} = {torch.as_tensor(value).item():g}" for name, value in terms.items())
         raise TrainingError(
-            f"the loss is not finite in epoch {epoch + 1} ({shown}). The last saved state is kept. "
+            f"the loss or the weights are not finite in epoch {epoch + 1} ({shown}). The last saved state is kept. "
             "Lower learning_rate or alpha, or train with precision='float32'"
         )
 

@@ -78,15 +78,16 @@ def run(
         record.status = "done"
     except Exception as error:
         record.status, record.last_lines = "failed", _last_lines(error)
+        _write_page(folder, notebook.stem)
         raise BatchError(f"{notebook.name} failed; its last lines:\n" + "\n".join(record.last_lines)) from error
     except BaseException:
         record.status, record.last_lines = "failed", ["interrupted"]
         raise
     finally:
         record.seconds = round(time.monotonic() - start, 2)
-        record.metrics, record.versions = _read(folder / "metrics.json"), _versions()
-        _write_page(folder, notebook.stem)
+        record.metrics, record.versions = _read(folder / "metrics.json"), _read(folder / "environment.json")
         write_json(folder / STATUS, asdict(record))
+    _write_page(folder, notebook.stem)
     return record
 
 
@@ -103,16 +104,23 @@ def declared_parameters(notebook: Path) -> dict[str, Any]:
 
 
 def publish(records: list[Record], figures: Path | None = None) -> None:
-    """Copies pictures and numbers of finished runs to figures/, and writes the gallery there and out/index.html."""
+    """Copies pictures and numbers of finished runs to figures/, and writes the gallery there and out/index.html.
+
+    Without pictures (no browser drew any) figures/ is left as it is.
+    """
     figures = figures or home() / "figures"
     for record in records:
         stem, folder = Path(record.notebook).stem, Path(record.folder)
-        for picture in sorted((folder / "figures").glob("*.png")):
+        pictures = sorted((folder / "figures").glob("*.png"))
+        if not pictures:
+            continue
+        for picture in pictures:
             write_atomically(figures / f"{stem}_{picture.name}", picture.read_bytes())
-        captions = _read(folder / "figures" / "captions.json")
+        captions = _read(folder / "captions.json")
         facts = {name: getattr(record, name) for name in ("parameters", "profile", "seconds", "metrics", "versions")}
         write_json(figures / f"{stem}.json", {**facts, "captions": captions})
-    write_atomically(figures / "README.md", _gallery(figures))
+    if figures.is_dir():
+        write_atomically(figures / "README.md", _gallery(figures))
     write_atomically(home() / "out" / "index.html", _index(records))
 
 
@@ -142,15 +150,18 @@ def _index(records: list[Record]) -> str:
 
 
 def _folder_name(notebook: Path, values: Mapping[str, Any]) -> str:
-    """The notebook's stem, and a hash of what was set if anything was."""
-    if not values:
+    """The notebook's stem, and a hash of what was set if anything was, and of its place if it is not the workbook's."""
+    ours = notebook.resolve().parent == home() / "notebooks"
+    if not values and ours:
         return notebook.stem
-    text = json.dumps(values, sort_keys=True, default=str)
+    text = json.dumps([values, "" if ours else str(notebook.resolve().parent)], sort_keys=True, default=str)
     return f"{notebook.stem}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def _prepare(folder: Path) -> None:
     """An empty folder: pictures of an earlier run must not be taken for this one's."""
+    if folder.exists() and not (folder / STATUS).exists():
+        raise BatchError(f"{folder} exists and is not a run of ours; choose another folder with --output")
     try:
         shutil.rmtree(folder, ignore_errors=True)
         (folder / "figures").mkdir(parents=True)
@@ -196,11 +207,3 @@ def _last_lines(error: Exception) -> list[str]:
 
 def _read(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.exists() else {}
-
-
-def _versions() -> dict[str, str]:
-    import torch
-
-    from ciperlib.learn.devices import environment
-
-    return environment(torch.device("cuda" if torch.cuda.is_available() else "cpu"))

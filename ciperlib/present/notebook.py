@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import math
 import os
-import platform
+import subprocess
+import sys
 import warnings
 from functools import cache
 from pathlib import Path
@@ -21,24 +22,31 @@ from plotly import io as pio
 from plotly.graph_objects import Figure, FigureWidget
 from plotly.offline import get_plotlyjs
 
-import ciperlib
 from ciperlib.files import write_atomically, write_json
+from ciperlib.learn.devices import environment, find_device
 
 OUTPUT_VARIABLE = "CIPER_OUTPUT"
 PNG_SCALE = 1.5
+SECONDS_FOR_A_BROWSER = 60  # to start and draw one picture
 _session = {"interactive": True, "plotly_js_shown": False}
 
 
-def setup(interactive: bool = True) -> None:
-    """Called first in every notebook; says which versions it runs on.
+def setup(interactive: bool = True, device: str = "auto") -> torch.device:
+    """Called first in every notebook; says which versions it runs on, and gives the device to put images on.
 
     Args:
         interactive: True shows live figures and progress bars; False shows pictures and lines, as in a batch.
+        device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1".
+
+    Raises:
+        DeviceError: a GPU is asked for where torch sees none.
     """
     _session.update(interactive=interactive, plotly_js_shown=False)
-    place = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} CPU threads"
-    versions = f"ciperlib {ciperlib.__version__}, torch {torch.__version__}, Python {platform.python_version()}"
-    print(f"{versions}, {place}")
+    facts = environment(place := find_device(device))
+    if (folder := output_folder()) is not None:
+        write_json(folder / "environment.json", facts)
+    print("  ".join(f"{name} {value}" for name, value in facts.items()))
+    return place
 
 
 def progress() -> str:
@@ -58,13 +66,14 @@ def save_figure(figure: Figure, name: str, caption: str) -> None:
         display(Image(png, width=figure.layout.width, alt=caption))
         if (folder := output_folder()) is not None:
             write_atomically(folder / "figures" / f"{name}.png", png)
-            _update(folder / "figures" / "captions.json", {name: caption})
     else:
         if not _session["plotly_js_shown"]:
             display(HTML(f"<script>{get_plotlyjs()}</script>"))
             _session["plotly_js_shown"] = True
         display(HTML(pio.to_html(figure, include_plotlyjs=False, full_html=False)))
     display(Markdown(f"*{caption}*"))
+    if (folder := output_folder()) is not None:
+        _update(folder / "captions.json", {name: caption})
 
 
 def record_metrics(**metrics: float | int | str | bool) -> None:
@@ -99,15 +108,19 @@ def _draw(figure: Figure) -> bytes:
 
 @cache
 def _drawing_browser() -> bool:
-    """Starts the browser that draws PNGs and keeps it; False, with one line of explanation, where there is none."""
+    """Starts the browser that draws PNGs and keeps it; False, with one line of explanation, where there is none.
+
+    A first picture is tried in a process of its own: kaleido's server waits for ever for a browser that does not start.
+    """
+    trial = [sys.executable, "-c", "import kaleido; kaleido.calc_fig_sync({'data': []})"]
+    try:
+        subprocess.run(trial, check=True, capture_output=True, timeout=SECONDS_FOR_A_BROWSER)
+    except (subprocess.SubprocessError, OSError):
+        print("figures stay plotly's own here; to get PNG pictures, install Chrome or Chromium")
+        return False
     import kaleido
 
-    try:
-        kaleido.start_sync_server(n=1, silence_warnings=True)
-        _draw(Figure())
-    except Exception as error:  # kaleido and its browser fail in many ways, and a page with live figures is as good
-        print(f"figures stay plotly's own here; for PNG pictures install Chrome or Chromium ({type(error).__name__})")
-        return False
+    kaleido.start_sync_server(n=1, silence_warnings=True)
     return True
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from plotly.subplots import make_subplots
 from torch import Tensor
 
-from ciperlib.config import IMAGE_AUGMENTATIONS, Config
+from ciperlib.config import IMAGE_STEPS, Config
 
 # Okabe and Ito's colours, told apart by colour-blind readers; one colour a method through the whole workbook.
 COLOURS = {
@@ -50,7 +50,7 @@ TEMPLATE = go.layout.Template(
 
 def label(config: Config) -> str:
     """How a config is called in tables and figures: its method and the kind of its augmentation."""
-    kinds = {IMAGE_AUGMENTATIONS: "image aug.", ("pose",): "pose aug.", ("session",): "session aug."}
+    kinds = {IMAGE_STEPS: "image aug.", ("pose",): "pose aug.", ("session",): "session aug."}
     kind = kinds.get(config.augmentations, "+".join(config.augmentations))
     return LABELS[config.method] if config.method == "random" else f"{LABELS[config.method]}, {kind}"
 
