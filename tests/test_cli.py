@@ -49,6 +49,24 @@ def test_a_bug_is_not_dressed_up_as_a_refusal(monkeypatch):
         main(["data", "turntable"])
 
 
+def test_ctrl_c_says_how_to_go_on(monkeypatch, capsys):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ciperlib.__main__.load_images", interrupt)
+    assert main(["data", "turntable"]) == 130
+    assert "the same command carries on" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_one_line(monkeypatch, capsys):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device", "out/status.json")
+
+    monkeypatch.setattr("ciperlib.__main__.load_images", full)
+    assert main(["data", "turntable"]) == REFUSED
+    assert capsys.readouterr().err == "ciperlib: out/status.json: No space left on device\n"
+
+
 def test_values_are_read_as_what_they_are():
     from ciperlib.__main__ import _parameters
 

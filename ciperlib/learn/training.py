@@ -297,6 +297,8 @@ def _reporter(style: str, config: Config, epochs: int, done: int) -> Callable[[d
                 bar.close()
 
         return advance
+    if style == "lines" and done:
+        print(f"{config.name}  goes on after epoch {done}", flush=True)
     shown = [-SECONDS_BETWEEN_LINES]
 
     def line(row: dict[str, float]) -> None:
