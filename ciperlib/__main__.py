@@ -20,16 +20,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         options.command(options)
+    except OSError as error:
+        print(f"ciperlib: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
+        return REFUSED
     except Exception as error:
         if type(error).__module__.startswith("ciperlib."):  # ours say what to do; anything else is a bug to be seen
             print(f"ciperlib: {error}", file=sys.stderr)
             return REFUSED
         raise
-    except OSError as error:
-        print(
-            f"ciperlib: cannot read or write {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr
-        )
-        return REFUSED
     except KeyboardInterrupt:
         print("\nciperlib: stopped; the same command carries on from the last saved state", file=sys.stderr)
         return 130
