@@ -124,7 +124,7 @@ def fit_linear_probe(
         train, test: features of one encoder, without a common group.
         factor: a categorical factor, int64 [N].
         protocol: "lbfgs": multinomial logistic regression on standardised features, deterministic, its strength chosen
-            on held-out groups of the training part. "sgd": CIPER's own protocol (section 3): a linear layer on the
+            on held-out groups of the training part. "sgd": CIPER's own protocol (section 4.1): a linear layer on the
             features as they are, 100 epochs of SGD, the last epoch reported.
         strengths: to choose from, each the factor of |W|^2 / 2 beside the mean cross-entropy in nats (scikit-learn's
             C is 1 / (strength * N)).

@@ -184,7 +184,7 @@ def fit_sgd(
     weight_decay: float = 1e-6,
     seed: int = 0,
 ) -> tuple[Linear, float]:
-    """A linear layer by SGD, Nesterov momentum 0.9, the rate divided by 3.33 every 10 epochs (CIPER, section 3).
+    """A linear layer by SGD, Nesterov momentum 0.9, the rate divided by 3.33 every 10 epochs (CIPER, section 4.1).
 
     Args:
         x: float32 [N, d], as the encoder made them. y: int64 [N].
