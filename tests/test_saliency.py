@@ -1,0 +1,198 @@
+"""FullGrad: complete on every piecewise linear network, and every way to break that is caught."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torchvision
+from captum.attr import IntegratedGradients
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from ciperlib.analyse import saliency
+from ciperlib.analyse.saliency import FullGrad, SaliencyError, saliency_map
+from ciperlib.config import Config
+from ciperlib.learn.encoders import make_encoder
+
+
+def lived_in(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Eval mode, with BatchNorm statistics, weights and biases that are not those of a new network."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.running_mean.normal_(generator=generator)
+            module.running_var.uniform_(0.5, 2, generator=generator)
+            if module.affine:
+                nn.init.normal_(module.weight, generator=generator)
+                nn.init.normal_(module.bias, generator=generator)
+    return model.eval()
+
+
+class Drawn(nn.Module):
+    """A network with what trips FullGrad up: in-place ReLUs, a shortcut, a module used twice, one never used."""
+
+    def __init__(self, width: int, twice: bool, shortcut: bool, affine: bool, pool: bool, classes: int):
+        super().__init__()
+        self.first = nn.Conv2d(3, width, 3, padding=1)
+        self.bn = nn.BatchNorm2d(width, affine=affine)
+        self.unused = nn.Conv2d(width, width, 1)
+        self.again = nn.Conv2d(width, width, 3, padding=1)
+        self.relu = nn.ReLU(inplace=True)
+        self.pool = nn.MaxPool2d(2) if pool else nn.AvgPool2d(2)
+        self.twice, self.shortcut = twice, shortcut
+        self.norm, self.fc = nn.BatchNorm1d(width), nn.Linear(width, classes)
+
+    def forward(self, x):
+        x = self.relu(self.bn(self.first(x)))
+        for _ in range(2 if self.twice else 1):
+            y = self.again(x)
+            x = self.relu(y + x if self.shortcut else y)
+        return self.fc(self.norm(self.pool(x).mean((2, 3))))
+
+
+networks = st.builds(
+    Drawn, width=st.integers(1, 6), twice=st.booleans(), shortcut=st.booleans(), affine=st.booleans(),
+    pool=st.booleans(), classes=st.integers(1, 4),
+)  # fmt: skip
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    network=networks, dtype=st.sampled_from([torch.float32, torch.float64]), seed=st.integers(0, 9), n=st.integers(1, 3)
+)
+def test_the_terms_add_up_to_the_output(network, dtype, seed, n):
+    network = lived_in(network, seed).to(dtype)
+    x = torch.randn(n, 3, 8, 8, generator=torch.Generator().manual_seed(seed)).to(dtype)
+    for target in range(network.fc.out_features):
+        terms = FullGrad(network).decompose(x, target)
+        assert torch.equal(terms.value, network(x)[:, target].detach())
+        assert terms.gap().max() <= saliency.TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("coordinates", [True, False])
+def test_the_workbook_s_encoders_with_a_probe_on_top(coordinates):
+    encoder = lived_in(make_encoder(Config(width=8, coordinates=coordinates)))
+    encoder.normalise_with(torch.randint(256, (9, 3, 16, 16), dtype=torch.uint8))
+    model = nn.Sequential(encoder, nn.Linear(64, 5)).eval().double()
+    images = torch.rand(3, 3, 16, 16, dtype=torch.float64)
+    terms = FullGrad(model).decompose(images, [0, 4, 2])
+    assert terms.gap().max() <= 1e-12
+    assert ("coordinates" in terms.constants) == coordinates
+    assert terms.constants["normalisation"].shape == (3, 3, 16, 16)
+    assert encoder.prepare.__func__ is type(encoder).prepare  # nothing is left behind
+
+
+def test_torchvision_s_resnet18():
+    model = lived_in(torchvision.models.resnet18(num_classes=7)).double()
+    terms = FullGrad(model).decompose(torch.rand(2, 3, 48, 48, dtype=torch.float64), 3)
+    assert terms.gap().max() <= 1e-12
+    assert sum("bn" in name or "downsample" in name for name in terms.constants) == 20
+
+
+def test_a_linear_network_has_the_analytic_answer():
+    fc = nn.Linear(3 * 4 * 4, 2).double()
+    x = torch.rand(2, 3, 4, 4, dtype=torch.float64)
+    terms = FullGrad(nn.Sequential(nn.Flatten(), fc).eval()).decompose(x, 1)
+    torch.testing.assert_close(terms.input, fc.weight[1].view(3, 4, 4).detach() * x)
+    assert torch.equal(terms.constants["1"], torch.stack([torch.zeros(2), fc.bias[1].detach().expand(2)], 1).double())
+
+
+def test_captum_s_integrated_gradients_on_the_same_network_and_target():
+    network = lived_in(Drawn(4, True, True, True, False, 3)).double()
+    x = torch.rand(2, 3, 8, 8, dtype=torch.float64)
+    attribution = IntegratedGradients(network).attribute(x, target=1, n_steps=300, method="riemann_trapezoid")
+    difference = (network(x) - network(torch.zeros_like(x)))[:, 1]
+    torch.testing.assert_close(attribution.flatten(1).sum(1), difference.detach(), atol=2e-2, rtol=2e-2)
+    assert FullGrad(network).decompose(x, 1).gap().max() <= 1e-12
+
+
+def test_hooks_always_go_away():
+    network = lived_in(Drawn(4, False, True, True, True, 2))
+    FullGrad(network).attribute(torch.rand(1, 3, 8, 8), 0)
+    with pytest.raises(SaliencyError):
+        FullGrad(network).attribute(torch.rand(1, 3, 8, 8), 9)
+    assert not any(module._forward_hooks or module._backward_hooks for module in network.modules())
+
+
+def no_batch_norm(constant):
+    return lambda module: None if isinstance(module, nn.modules.batchnorm._BatchNorm) else constant(module)
+
+
+def doubled(constant):
+    return lambda module: None if (c := constant(module)) is None else 2 * c
+
+
+@pytest.mark.parametrize("fault", [no_batch_norm, doubled])
+def test_a_planted_fault_is_caught(fault, monkeypatch):
+    """BatchNorm's bias left out; a bias counted twice."""
+    monkeypatch.setattr(saliency, "_constant", fault(saliency._constant))
+    network = lived_in(Drawn(4, False, True, True, True, 2))
+    with pytest.raises(SaliencyError, match="miss the output"):
+        FullGrad(network).attribute(torch.rand(1, 3, 8, 8), 0)
+
+
+class Secret(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(3, 2)
+
+    def forward(self, x):
+        return nn.functional.gelu(self.fc(x.mean((2, 3))))
+
+
+def test_what_is_not_piecewise_linear_is_named_or_its_gap_reported():
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.GELU(), nn.Flatten(), nn.Linear(4 * 36, 2)).eval()
+    with pytest.raises(SaliencyError, match=r"1 \(GELU\) is not piecewise linear"):
+        FullGrad(network)
+    x = torch.randn(2, 3, 8, 8)
+    terms = FullGrad(network, approximate=True).decompose(x, 0)
+    assert terms.gap().max() > 1e-4
+    with pytest.raises(SaliencyError, match="miss the output"):  # a GELU that no module shows
+        FullGrad(Secret().eval()).attribute(x, 0)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "target", "words"),
+    [
+        (torch.rand(3, 8, 8), 0, r"\[B, C, H, W\]"),
+        (torch.zeros(1, 3, 8, 8, dtype=torch.uint8), 0, "float32 or float64"),
+        (torch.full((1, 3, 8, 8), torch.nan), 0, "not finite"),
+        (torch.rand(1, 3, 8, 8), 2, "numbered 0 to 1"),
+        (torch.rand(1, 3, 8, 8), -1, "numbered 0 to 1"),
+        (torch.rand(1, 3, 8, 8), None, "which of the 2 outputs"),
+        (torch.rand(2, 3, 8, 8), [0, 1, 0], "each of the 2 images"),
+        (torch.rand(1, 3, 8, 8), 0.5, "must be an int"),
+    ],
+)
+def test_inputs_and_targets_that_do_not_fit(inputs, target, words):
+    with pytest.raises(SaliencyError, match=words):
+        FullGrad(lived_in(Drawn(4, False, True, True, True, 2))).attribute(inputs, target)
+
+
+def test_train_mode_is_refused():
+    network = lived_in(Drawn(4, False, True, True, True, 2))
+    network.bn.train()
+    with pytest.raises(SaliencyError, match="bn is in train mode"):
+        FullGrad(network)
+
+
+def test_maps_are_the_sum_of_rescaled_parts_and_survive_a_constant_one():
+    terms = saliency.FullGradients(
+        torch.zeros(1), torch.tensor([[[[0.0, -2.0], [1.0, 0.0]]]]),
+        {"conv": torch.full((1, 2, 1, 1), 3.0), "fc": torch.ones(1, 4)},
+    )  # fmt: skip
+    expected = torch.tensor([[[[0.0, 1.0], [0.5, 0.0]]]])  # the constant layer has nothing to show
+    torch.testing.assert_close(saliency_map(terms), expected)
+    raw = saliency_map(terms, rescale=False)
+    torch.testing.assert_close(raw, torch.tensor([[[[6.0, 8.0], [7.0, 6.0]]]]))
+
+
+def test_a_network_that_reads_one_corner_is_seen_to_look_there():
+    x = torch.rand(1, 3, 8, 8)
+    fc = nn.Linear(3 * 64, 1)
+    mask = torch.zeros(3, 8, 8)
+    mask[:, :4, :4] = 1
+    fc.weight.data.mul_(mask.flatten())
+    shown = FullGrad(nn.Sequential(nn.Flatten(), fc).eval()).attribute(x)
+    assert shown[..., :4, :4].sum() / shown.sum() > 0.999
