@@ -38,7 +38,7 @@ def test_scores_show_every_seed_its_mean_and_the_floors():
     assert means[1].error_x.array[0] == pytest.approx(0.1)  # from the lowest to the highest seed
     assert sorted(x for trace in figure.data if trace not in means for x in trace.x)[-2:] == [0.9, 0.9]
     assert figure.layout.shapes[0].x0 == 0.33
-    assert figure.layout.annotations[1].text == "pose (R²)"
+    assert figure.layout.annotations[1].text == "pose<br>R²"
 
 
 def test_a_single_seed_shows_its_bootstrap_interval():

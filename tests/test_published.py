@@ -57,7 +57,9 @@ def test_the_sentences_of_notebook_02_are_true_of_its_figure(metrics):
 
 def test_the_readme_s_table_is_what_was_published(metrics):
     rows = re.findall(
-        r"^\| ([^|]+?) \| ([-\d.]+) \| ([-\d.]+) \| ([-\d.]+) \| ([-\d.]+) \|$", (home() / "README.md").read_text(), re.M
+        r"^\| ([^|]+?) \| ([-\d.]+) \| ([-\d.]+) \| ([-\d.]+) \| ([-\d.]+) \|$",
+        (home() / "README.md").read_text(),
+        re.M,
     )
     assert len(rows) == 10
     for name, *cells in rows:

@@ -32,6 +32,7 @@ LABELS = {
     "predictive": "predictive",
     "ciper": "CIPER",
 }
+WIDTH = 840  # pixels: what JupyterLab shows beside its file browser in a window of 1,280
 GREY = "#777777"  # readable on white and on black
 GRID = "rgba(127,127,127,0.25)"
 
@@ -63,24 +64,25 @@ def plot_images(
     n, h, w, _ = pixels.shape
     columns = min(columns, n)
     rows = -(-n // columns)
-    side, gap = w * scale, 22 if captions else 4
+    side, gap = min(w * scale, WIDTH // columns - 4), 22 if captions else 4
+    tall = side * h // w
     figure = go.Figure(layout=dict(template=TEMPLATE, title=title))
     for i in range(n):
         row, column = divmod(i, columns)
         figure.add_layout_image(
             source=_png(pixels[i], scale), xref="x", yref="y", sizing="stretch", layer="below",
-            x=column * (side + 4), y=row * (h * scale + gap), sizex=side, sizey=h * scale, yanchor="top",
+            x=column * (side + 4), y=row * (tall + gap), sizex=side, sizey=tall, yanchor="top",
         )  # fmt: skip
         if i < len(captions):
             figure.add_annotation(
-                x=column * (side + 4) + side / 2, y=row * (h * scale + gap) + h * scale, text=captions[i],
+                x=column * (side + 4) + side / 2, y=row * (tall + gap) + tall, text=captions[i],
                 showarrow=False, yanchor="top", font_size=11,
             )  # fmt: skip
-    width, height = columns * (side + 4), rows * (h * scale + gap)
+    width, height = columns * (side + 4), rows * (tall + gap)
     figure.update_xaxes(visible=False, range=[0, width])
     figure.update_yaxes(visible=False, range=[height, 0], scaleanchor="x")
     top = 60 if title else 10
-    return figure.update_layout(width=width + 40, height=height + top + 10, margin=dict(l=20, r=20, t=top, b=10))
+    return figure.update_layout(width=width + 10, height=height + top + 10, margin=dict(l=5, r=5, t=top, b=10))
 
 
 def plot_views(anchors: Tensor, views: Sequence[Tensor], parameters: Tensor, names: Sequence[str]) -> go.Figure:
@@ -88,7 +90,8 @@ def plot_views(anchors: Tensor, views: Sequence[Tensor], parameters: Tensor, nam
 
     Parameters are written as numbers on a colour that says where in its row the value lies (blue low, orange high).
     """
-    b, side, line = len(anchors), 100, 26
+    b, line = len(anchors), 26
+    side = min(100, (WIDTH - 140) // b)
     rows = [("anchor x0", anchors), *((f"view x{i + 1}", view) for i, view in enumerate(views))]
     heights = [side * len(rows), line * len(names)]
     figure = make_subplots(rows=2, cols=1, row_heights=heights, vertical_spacing=0.02)
@@ -123,7 +126,7 @@ def plot_lines(
     colours: Sequence[str] = ("#0072B2", "#D55E00", "#009E73", "#CC79A7"),
 ) -> go.Figure:  # fmt: skip
     """Columns of a table against another: `ys` gives each column's name in the legend."""
-    figure = go.Figure(layout=dict(template=TEMPLATE, title=title, height=420))
+    figure = go.Figure(layout=dict(template=TEMPLATE, title=title, height=420, width=WIDTH))
     for (column, name), colour in zip(ys.items(), colours):
         line = dict(color=colour, width=3)
         figure.add_scatter(x=frame[x], y=frame[column], name=name, mode="lines+markers", line=line)
@@ -147,14 +150,14 @@ def plot_history(histories: Mapping[str, pd.DataFrame], *, title: str = "") -> g
     for column, term in enumerate(terms, 1):
         figure.update_xaxes(title="epoch", tickformat=",d", row=1, col=column)
         figure.update_yaxes(title=names[term], row=1, col=column)
-    return figure.update_layout(template=TEMPLATE, title=title, height=420)
+    return figure.update_layout(template=TEMPLATE, title=title, height=420, width=WIDTH)
 
 
 def plot_scores(
     table: pd.DataFrame, factors: Sequence[str], *, floors: Mapping[str, Mapping[str, float]] | None = None,
     title: str = "",
 ) -> go.Figure:  # fmt: skip
-    """Probe scores: one panel a factor, one row an encoder, a dot a seed, and the mean with its interval.
+    """Probe scores: one panel a factor, one row an encoder, a tick a seed, and the mean with its range.
 
     Args:
         table: columns encoder (the row's label), method, factor, value, low, high, seed.
@@ -175,9 +178,11 @@ def plot_scores(
                 row=1, col=column,
             )  # fmt: skip
     figure.update_yaxes(autorange="reversed", showgrid=False, range=[len(encoders) - 0.3, -0.6])
-    figure.update_xaxes(range=[-0.04, 1.04], tickvals=[0, 0.25, 0.5, 0.75, 1])
-    height = 170 + 38 * len(encoders)
-    return figure.update_layout(template=TEMPLATE, title=title, height=height, width=230 + 235 * len(factors))
+    figure.update_xaxes(range=[-0.06, 1.06], tickvals=[0, 0.5, 1])
+    height = 180 + 38 * len(encoders)
+    return figure.update_layout(
+        template=TEMPLATE, title=title, height=height, width=240 + 150 * len(factors), margin_t=80
+    )
 
 
 def plot_factors(table: pd.DataFrame, *, x_title: str, title: str = "") -> go.Figure:
@@ -188,7 +193,7 @@ def plot_factors(table: pd.DataFrame, *, x_title: str, title: str = "") -> go.Fi
     """
     factors = list(dict.fromkeys(table["factor"]))
     encoders = list(dict.fromkeys(table["encoder"]))
-    figure = go.Figure(layout=dict(template=TEMPLATE, title=title, height=150 + 46 * len(factors), width=900))
+    figure = go.Figure(layout=dict(template=TEMPLATE, title=title, height=150 + 46 * len(factors), width=WIDTH))
     for i, encoder in enumerate(encoders):
         rows = table[table["encoder"] == encoder]
         shift = (i - (len(encoders) - 1) / 2) * 0.22
@@ -205,7 +210,7 @@ def plot_factors(table: pd.DataFrame, *, x_title: str, title: str = "") -> go.Fi
 
 def _score_title(table: pd.DataFrame, factor: str) -> str:
     metric = table.loc[table["factor"] == factor, "metric"].iloc[0]
-    return f"{factor} ({metric.replace('R2', 'R²')})"
+    return f"{factor}<br>{metric.replace('R2', 'R²')}"
 
 
 def _add_score(figure: go.Figure, rows: pd.DataFrame, encoder: str, column: int) -> None:
@@ -215,14 +220,14 @@ def _add_score(figure: go.Figure, rows: pd.DataFrame, encoder: str, column: int)
     mean = rows["value"].mean()
     low, high = (rows[["low", "high"]].iloc[0]) if len(rows) == 1 else (rows["value"].min(), rows["value"].max())
     figure.add_scatter(
-        x=[mean], y=[encoder], mode="markers", marker=dict(color=colour, size=13, symbol="diamond"), showlegend=False,
+        x=[mean], y=[encoder], mode="markers", marker=dict(color=colour, size=9, symbol="diamond"), showlegend=False,
         error_x=dict(array=[high - mean], arrayminus=[mean - low], color=colour, thickness=2), row=1, col=column,
         hovertemplate=f"{encoder}: %{{x:.3f}}<extra></extra>",
     )  # fmt: skip
     if len(rows) > 1:
         figure.add_scatter(
-            x=rows["value"], y=[encoder] * len(rows), mode="markers", showlegend=False, opacity=0.6,
-            marker=dict(color=colour, size=6), row=1, col=column,
+            x=rows["value"], y=[encoder] * len(rows), mode="markers", showlegend=False,
+            marker=dict(symbol="line-ns", size=16, line=dict(color=colour, width=2)), row=1, col=column,
             text=[f"seed {s}" for s in rows["seed"]], hovertemplate="%{text}: %{x:.3f}<extra></extra>",
         )  # fmt: skip
 
