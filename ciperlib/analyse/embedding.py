@@ -1,0 +1,146 @@
+"""How representations are laid out: PaCMAP (Wang et al. 2021, arXiv 2012.04456) with PCA beside it, and how far to
+believe either picture. Distances between clusters mean nothing in PaCMAP; which points are neighbours may."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ciperlib.analyse.features import Features
+
+METHODS = ("pacmap", "pca")
+
+
+class EmbeddingError(ValueError):
+    """Features that cannot be laid out; the message says why and what to do."""
+
+
+@dataclass(frozen=True, eq=False)
+class Embedding:
+    """Points in the plane, one for each row of `features`.
+
+    Attributes:
+        points: float32 [N, 2].
+        features: what was laid out, with its factors.
+        method: "pacmap" or "pca".
+        seed: of PaCMAP.
+    """
+
+    points: Tensor
+    features: Features
+    method: str
+    seed: int
+
+
+def fit_embedding(features: Features, method: str = "pacmap", *, seed: int = 0, neighbours: int = 10) -> Embedding:
+    """Lays features out in the plane; the same features and seed give the same bytes.
+
+    Args:
+        features: at least `neighbours` + 2 rows.
+        method: "pacmap", or "pca": the two leading principal components, each with its largest weight positive.
+        seed: of PaCMAP's start and of its pairs.
+        neighbours: of each point that PaCMAP keeps near.
+
+    Raises:
+        EmbeddingError: an unknown method, too few rows, or features that are constant or not finite.
+    """
+    if method not in METHODS:
+        raise EmbeddingError(f"method must be one of {METHODS}, not {method!r}")
+    matrix = features.matrix
+    if len(matrix) < neighbours + 2:
+        raise EmbeddingError(
+            f"{len(matrix)} points have no {neighbours} neighbours: take more images, or fewer neighbours"
+        )
+    if not matrix.isfinite().all():
+        raise EmbeddingError("features hold values that are not finite: extract them again")
+    if not (matrix - matrix[0]).any():
+        raise EmbeddingError("all features are the same: there is nothing to lay out")
+    points = _pca(matrix) if method == "pca" else _pacmap(matrix, seed, neighbours)
+    return Embedding(points, features, method, seed)
+
+
+def neighbourhood_preservation(embedding: Embedding, k: int = 15) -> float:
+    """The share of each point's `k` nearest neighbours in feature space that are among its k nearest in the plane.
+
+    1 is a faithful picture; points strewn at random get k / (N - 1).
+    """
+    return neighbour_overlap(embedding.features.matrix, embedding.points, k)
+
+
+def neighbour_overlap(a: Tensor, b: Tensor, k: int = 15) -> float:
+    """The mean share of common k nearest neighbours (Euclidean) of the rows of a [N, d] and b [N, e].
+
+    Of two embeddings with different seeds it is how much of the picture the seed decides.
+    """
+    if not 1 <= k < len(a):
+        raise EmbeddingError(f"k must be between 1 and {len(a) - 1}, not {k}")
+    pairs = zip(_neighbours(a, k), _neighbours(b, k))
+    return float(np.mean([np.isin(first, second).mean() for first, second in pairs]))
+
+
+def shuffle_columns(features: Features, seed: int = 0) -> Features:
+    """A control: every dimension dealt out to other images on its own. Whatever structure is left is the method's."""
+    generator = torch.Generator().manual_seed(seed)
+    columns = [column[torch.randperm(len(column), generator=generator)] for column in features.matrix.T]
+    return replace(features, matrix=torch.stack(columns, 1))
+
+
+def orbit_trail(embedding: Embedding, factor: str, value: int, along: str = "azimuth") -> Tensor:
+    """Points of the images whose `factor` is `value`, in order of `along`, back to the first: [n + 1, 2].
+
+    For an object's views in order of azimuth, a closed loop is what "encodes the view" should look like.
+    """
+    rows = torch.nonzero(embedding.features.factors[factor] == value).flatten()
+    if not len(rows):
+        raise EmbeddingError(f"no image has {factor} {value}")
+    order = rows[embedding.features.factors[along][rows].argsort()]
+    return embedding.points[torch.cat((order, order[:1]))]
+
+
+def _neighbours(x: Tensor, k: int) -> np.ndarray:
+    """Indices [N, k] of the nearest other rows, in chunks that fit into memory."""
+    x, parts = x.double(), []
+    for start in range(0, len(x), 1024):
+        distance = torch.cdist(x[start : start + 1024], x)
+        rows = torch.arange(len(distance))
+        distance[rows, rows + start] = torch.inf
+        parts.append(distance.topk(k, largest=False).indices)
+    return torch.cat(parts).numpy()
+
+
+def _pca(matrix: Tensor) -> Tensor:
+    centred = (matrix - matrix.mean(0)).double()
+    directions = torch.linalg.eigh(centred.T @ centred).eigenvectors[:, [-1, -2]]
+    largest = directions.gather(0, directions.abs().argmax(0, keepdim=True))
+    return (centred @ (directions * largest.sign())).float()
+
+
+def _pacmap(matrix: Tensor, seed: int, neighbours: int) -> Tensor:
+    import pacmap
+
+    with _one_thread(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that a random state is set, which is what was asked for
+        method = pacmap.PaCMAP(n_components=2, n_neighbors=neighbours, random_state=seed, verbose=False)
+        return torch.from_numpy(method.fit_transform(matrix.numpy(), init="pca")).float()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """PaCMAP repeats itself to the bit on one thread only."""
+    import faiss
+    import numba
+
+    before = numba.get_num_threads(), faiss.omp_get_max_threads()
+    numba.set_num_threads(1)
+    faiss.omp_set_num_threads(1)
+    try:
+        yield
+    finally:
+        numba.set_num_threads(before[0])
+        faiss.omp_set_num_threads(before[1])

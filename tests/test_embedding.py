@@ -1,0 +1,107 @@
+"""Embeddings: repeatable, faithful where the data allow it, and compared with what no structure gives."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from sklearn.decomposition import PCA
+from sklearn.neighbors import NearestNeighbors
+
+from ciperlib.analyse.embedding import (
+    EmbeddingError,
+    fit_embedding,
+    neighbour_overlap,
+    neighbourhood_preservation,
+    orbit_trail,
+    shuffle_columns,
+)
+from ciperlib.analyse.features import Features
+
+
+def clusters(n=300, d=16, seed=0):
+    """Three clusters in 16 dimensions, each a ring in the order of azimuth."""
+    generator = torch.Generator().manual_seed(seed)
+    index = torch.arange(n)
+    azimuth = 2 * math.pi * torch.rand(n, generator=generator)
+    centres = 10 * torch.randn(3, d, generator=generator)
+    matrix = centres[index % 3] + 0.05 * torch.randn(n, d, generator=generator)
+    matrix[:, 0] += azimuth.cos()
+    matrix[:, 1] += azimuth.sin()
+    factors = {"object": index % 3, "azimuth": azimuth}
+    return Features(matrix, factors, index, index, name="made", encoder_fingerprint="x")
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_another_picture():
+    features = clusters()
+    first, again, other = (fit_embedding(features, seed=seed).points for seed in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert neighbour_overlap(first, other) > 0.3  # but neighbours stay neighbours
+
+
+def test_clusters_stay_together_and_neighbours_stay_neighbours():
+    embedding = fit_embedding(clusters())
+    assert embedding.points.shape == (300, 2)
+    assert neighbourhood_preservation(embedding) > 0.4
+    nearest = torch.cdist(embedding.points, embedding.points).fill_diagonal_(torch.inf).argmin(1)
+    same = embedding.features.factors["object"] == embedding.features.factors["object"][nearest]
+    assert same.float().mean() > 0.99
+
+
+def test_shuffled_columns_lose_the_neighbours_and_keep_each_column():
+    features = clusters()
+    shuffled = shuffle_columns(features)
+    assert torch.equal(shuffled.matrix.sort(0).values, features.matrix.sort(0).values)
+    assert neighbour_overlap(features.matrix, shuffled.matrix) < 0.15
+    strewn = torch.rand(300, 2, generator=torch.Generator().manual_seed(0))
+    assert neighbour_overlap(features.matrix, strewn) == pytest.approx(15 / 299, abs=0.03)
+
+
+def test_pca_is_scikit_learn_s_up_to_sign():
+    features = clusters()
+    points = fit_embedding(features, "pca").points
+    expected = torch.from_numpy(PCA(2).fit_transform(features.matrix.double().numpy())).float()
+    torch.testing.assert_close(points.abs(), expected.abs(), atol=1e-3, rtol=1e-3)
+
+
+def test_overlap_against_scikit_learn_s_neighbours():
+    a, b = torch.randn(2, 60, 4, generator=torch.Generator().manual_seed(0))
+    sets = []
+    for x in (a, b):
+        index = NearestNeighbors(n_neighbors=6).fit(x.numpy()).kneighbors(return_distance=False)
+        sets.append([set(row) for row in index])
+    expected = sum(len(i & j) / 6 for i, j in zip(*sets)) / 60
+    assert neighbour_overlap(a, b, 6) == pytest.approx(expected)
+    assert neighbour_overlap(a, a, 6) == 1
+
+
+def test_a_trail_goes_round_an_object_in_order_of_azimuth():
+    embedding = fit_embedding(clusters(), "pca")
+    trail = orbit_trail(embedding, "object", 1)
+    assert trail.shape == (101, 2)
+    assert torch.equal(trail[0], trail[-1])
+    steps, shuffled = trail.diff(dim=0).norm(dim=1).mean(), trail[torch.randperm(101)].diff(dim=0).norm(dim=1).mean()
+    assert steps < shuffled
+    with pytest.raises(EmbeddingError, match="no image has object 7"):
+        orbit_trail(embedding, "object", 7)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda m: m[:8], "8 points have no 10 neighbours"),
+        (lambda m: torch.ones_like(m), "all features are the same"),
+        (lambda m: torch.where(m > 10, torch.nan, m), "not finite"),
+    ],
+)
+def test_what_cannot_be_laid_out(change, words):
+    matrix = change(clusters().matrix)
+    index = torch.arange(len(matrix))
+    with pytest.raises(EmbeddingError, match=words):
+        fit_embedding(Features(matrix, {}, index, index))
+    with pytest.raises(EmbeddingError, match="pacmap"):
+        fit_embedding(clusters(), "tsne")
+    with pytest.raises(EmbeddingError, match="k must be"):
+        neighbour_overlap(matrix, matrix, len(matrix))
