@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -39,6 +41,17 @@ def test_the_same_seed_gives_the_same_bytes_and_another_another_picture():
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert neighbour_overlap(first, other) > 0.3  # but neighbours stay neighbours
+
+
+def test_torch_keeps_its_number_of_threads():
+    """In a process of its own: it is the first import of PaCMAP that would change it."""
+    code = (
+        "import torch; torch.set_num_threads(1); from ciperlib.analyse.embedding import fit_embedding; "
+        "from ciperlib.analyse.features import Features; i = torch.arange(60); "
+        "fit_embedding(Features(torch.randn(60, 4), {}, i, i)); assert torch.get_num_threads() == 1"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_clusters_stay_together_and_neighbours_stay_neighbours():

@@ -122,9 +122,9 @@ def _pca(matrix: Tensor) -> Tensor:
 
 
 def _pacmap(matrix: Tensor, seed: int, neighbours: int) -> Tensor:
-    import pacmap
-
     with _one_thread(), warnings.catch_warnings():
+        import pacmap
+
         warnings.simplefilter("ignore")  # that a random state is set, which is what was asked for
         method = pacmap.PaCMAP(n_components=2, n_neighbors=neighbours, random_state=seed, verbose=False)
         return torch.from_numpy(method.fit_transform(matrix.numpy(), init="pca")).float()
@@ -132,7 +132,11 @@ def _pacmap(matrix: Tensor, seed: int, neighbours: int) -> Tensor:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """PaCMAP repeats itself to the bit on one thread only."""
+    """PaCMAP repeats itself to the bit on one thread only.
+
+    Torch's own number is put back as well: importing PaCMAP changes it, and a training's last bits depend on it.
+    """
+    threads = torch.get_num_threads()
     import faiss
     import numba
 
@@ -144,3 +148,4 @@ def _one_thread() -> Iterator[None]:
     finally:
         numba.set_num_threads(before[0])
         faiss.omp_set_num_threads(before[1])
+        torch.set_num_threads(threads)
