@@ -6,6 +6,7 @@ import difflib
 import hashlib
 import json
 import math
+import re
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -124,10 +125,12 @@ class Config:
             raise ConfigError("temperature=0 would divide by zero; it must be greater than 0")
         if self.norm == "group" and self.width % 4:
             raise ConfigError(f"width={self.width} does not go with norm='group': its four groups need a multiple of 4")
-        if set(self.augmentations) & set(DATASET_STEPS) and not self.dataset.startswith("turntable"):
+        known = {"cifar10": (), "eth80": ("pose",), "coil100": ("pose",)}.get(self.dataset, DATASET_STEPS)
+        if missing := set(self.augmentations) & set(DATASET_STEPS) - set(known):
             raise ConfigError(
                 f"augmentations={self.augmentations} does not go with dataset={self.dataset!r}: "
-                "pose and session need images with known views of the same object, such as dataset='turntable'"
+                f"{' and '.join(sorted(missing))} need images of the same object in known views or places, "
+                "such as dataset='turntable'"
             )
 
     def canonical(self) -> dict[str, Any]:
@@ -151,7 +154,7 @@ class Config:
         """Short, readable, and ending in a hash of `canonical()`: the name of the run's folder."""
         views = "image" if self.augmentations == IMAGE_STEPS else "-".join(self.augmentations)
         parts = [self.method.replace("_", "-"), *([f"a{self.alpha:g}"] if self.method == "ciper" else [])]
-        parts += [*([views] if self.method != "random" else []), self.dataset.replace("_", "-"), f"s{self.seed}"]
+        parts += [*([views] if self.method != "random" else []), re.sub("[_:/]", "-", self.dataset), f"s{self.seed}"]
         text = json.dumps(self.canonical(), sort_keys=True, separators=(",", ":"))
         return "-".join([*parts, hashlib.sha256(text.encode()).hexdigest()[:8]])
 
@@ -214,7 +217,7 @@ def _check_range(f, value: Any) -> None:
     low, high, options = f.metadata["low"], f.metadata["high"], f.metadata["options"]
     if options is not None:
         for item in value if isinstance(value, tuple) else (value,):
-            if item not in options:
+            if str(item).split(":")[0] not in options:  # folder:NAME is a folder
                 raise ConfigError(f"{f.name} has no {item!r}{nearest(str(item), options)}")
     if (low is not None and value < low) or (high is not None and value > high):
         allowed = f"at least {low:g}" + (f" and at most {high:g}" if high is not None else "")

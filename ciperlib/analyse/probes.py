@@ -64,6 +64,7 @@ class ProbeResult:
         scores: float32 [n], 1 where right and 0 where wrong; None for R2.
         prediction: int64 [n] categories, or float64 [n, columns] for R2 (columns: details["columns"]).
         model: the linear map from raw features to logits (rows: details["values"]) or to columns; None for knn.
+        encoder_fingerprint: of the encoder that made the features.
     """
 
     factor: str
@@ -83,6 +84,7 @@ class ProbeResult:
     scores: Tensor | None = field(default=None, repr=False)
     prediction: Tensor | None = field(default=None, repr=False)
     model: Linear | None = field(default=None, repr=False)
+    encoder_fingerprint: str = ""
 
     def to_row(self) -> dict[str, Any]:
         """One flat row for a table; floors are columns named "floor: ..."."""
@@ -206,7 +208,7 @@ def fit_regression_probe(
     Args:
         train, test: features of one encoder, without a common group.
         factor: a float factor [N]. "azimuth" is fitted as its sine and cosine; "pose" is azimuth, elevation and
-            distance together: four columns. The value is the mean of the columns' R2.
+            distance together (what there is of them): four columns. The value is the mean of the columns' R2.
         strengths: to choose from on held-out groups of the training part, each the factor of |W|^2 beside the mean
             squared error of the standardised columns.
         seed, draws: as for `fit_linear_probe`.
@@ -220,7 +222,7 @@ def fit_regression_probe(
     """
     strengths = checked_strengths(strengths)
     check_pair(train, test)
-    names = POSE if factor == "pose" else (factor,)
+    names = tuple(name for name in POSE if name in train.factors) if factor == "pose" else (factor,)
     columns, y = targets_of(train, names, "training")
     _, truth = targets_of(test, names, "test")
     mean, scale = moments(train.matrix)
@@ -245,6 +247,7 @@ def fit_regression_probe(
     details |= {f"R2_{column}": float(value) for column, value in zip(columns, each)}
     details |= _errors(guess, truth, columns)
     counts = {"n": len(test), "classes": None, "chance": 0.0, "unseen": test.unseen}
+    counts["encoder_fingerprint"] = test.encoder_fingerprint
     rest = {"protocol": "ridge", "strength": strength, "details": details, "prediction": guess, "model": model}
     return ProbeResult(factor, "R2", float(each.mean()), low, high, **counts, **rest)
 
@@ -314,6 +317,7 @@ def _accuracy_result(
     terms = torch.stack([scores.double(), torch.ones(len(scores), dtype=torch.float64)], dim=1)
     low, high = bootstrap_interval(test.groups, terms, lambda sums: sums[:, 0] / sums[:, 1], seed, draws)
     counts = {"n": len(test), "classes": len(values), "chance": 1 / len(values), "unseen": test.unseen}
+    counts["encoder_fingerprint"] = test.encoder_fingerprint
     rest["details"] |= {"values": values, "majority": float((truth == values[y.mode().values]).double().mean())}
     tensors = {"scores": scores, "prediction": values[guess]}
     return ProbeResult(factor, "accuracy", float(scores.double().mean()), low, high, **counts, **tensors, **rest)

@@ -19,9 +19,9 @@ from ciperlib.learn.runs import Run
 
 
 def default_factors(images: ImageSet) -> tuple[str, ...]:
-    """The factors worth probing that these images have; azimuth, elevation and distance together are `pose`."""
+    """The factors worth probing that these images have; what they have of azimuth, elevation and distance is `pose`."""
     names = tuple(name for name in ("category", "object", "session") if name in images.factors)
-    return (*names, "pose") if set(POSE) <= images.factors.keys() else names
+    return (*names, "pose") if set(POSE) & images.factors.keys() else names
 
 
 def probe_features(

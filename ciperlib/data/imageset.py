@@ -18,6 +18,9 @@ DATASETS = {
     "turntable": "turntable",  # held-out poses: the role of TDW in the paper
     "turntable_sessions": "turntable",  # two training sessions, nine unseen: the role of CORe50
     "cifar10": "cifar10",
+    "eth80": "eth80",
+    "coil100": "coil100",
+    "folder": "folder",  # "folder:NAME"
 }
 SPLITS = ("train", "test")
 POSE = ("azimuth", "elevation", "distance")  # the factors that together are the pose
@@ -142,23 +145,23 @@ def load_images(
     """Loads an image set by name.
 
     Args:
-        name: one of `DATASETS`.
+        name: one of `DATASETS`; for your own images "folder:NAME".
         split: "train" or "test".
         size: the first `size` images (the sets are in random or balanced order); None for the usual number.
-        image_size: side in pixels; rendered sets are rendered at it, photographs must have it.
+        image_size: side in pixels; rendered sets are rendered at it, photographs are made smaller.
         root: folder that holds the files; without it `CIPER_DATA`, then `data/` of the checkout.
         device: where the images shall stay.
 
     Raises:
         DataError: unknown name or split, or files that are missing, truncated or have a wrong checksum.
     """
-    if name not in DATASETS:
+    if name.split(":")[0] not in DATASETS:
         raise DataError(f"there is no image set named {name!r}; choose one of {', '.join(DATASETS)}")
     if split not in SPLITS:
         raise DataError(f"split must be 'train' or 'test', not {split!r}")
     if size is not None and size < 1:
         raise DataError(f"size must be at least 1, not {size}")
-    module = import_module(f"ciperlib.data.{DATASETS[name]}")
+    module = import_module(f"ciperlib.data.{DATASETS[name.split(':')[0]]}")
     return module.load(name, split, size=size, image_size=image_size, root=root).to(device)
 
 

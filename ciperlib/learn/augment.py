@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ciperlib.config import DATASET_STEPS, IMAGE_STEPS, STEPS
-from ciperlib.data.imageset import ImageSet
+from ciperlib.data.imageset import POSE, ImageSet
 from ciperlib.learn.partners import find_partners
 from ciperlib.learn.pixels import (
     BLENDS,
@@ -31,6 +31,11 @@ from ciperlib.learn.pixels import (
 
 CROP_RATIO = (3 / 4, 4 / 3)  # width / height
 CROP_ATTEMPTS = 10  # of torchvision, before it takes the centre
+POSE_COLUMNS = {
+    "azimuth": [("sin_azimuth", "continuous", -1, 1), ("cos_azimuth", "continuous", -1, 1)],
+    "elevation": [("elevation", "continuous", -math.pi, math.pi)],
+    "distance": [("distance", "continuous", -math.inf, math.inf)],
+}
 CHUNK = 512 * 32 * 32  # pixels at a time on a CPU: bounds the memory that comes on top of the result
 
 
@@ -73,6 +78,7 @@ class Augmentation:
         steps: any of `STEPS`, always applied in that order; none at all gives the images themselves. `pose` takes
             another image of the anchor's object, `session` one from another session; both together, the latter.
         sessions: number of classes of the factor `session`, for the step `session`.
+        pose: which of azimuth, elevation and distance the images have, for the step `pose`.
         crop_scale: area of the crop as a fraction of the image's.
         flip_probability: of a flip from left to right.
         jitter_strength: s; brightness, contrast and saturation are from 1 - s to 1 + s, hue from -s/4 to s/4 turns.
@@ -94,6 +100,7 @@ class Augmentation:
         steps: Sequence[str],
         *,
         sessions: int = 0,
+        pose: Sequence[str] = POSE,
         crop_scale: tuple[float, float] = (0.2, 1.0),
         flip_probability: float = 0.5,
         jitter_strength: float = 0.4,
@@ -114,7 +121,10 @@ class Augmentation:
         ):
             if not low <= value <= high:
                 raise ValueError(f"{name} must be from {low} to {high}, not {value}")
+        if "pose" in self.steps and not (pose and set(pose) <= set(POSE)):
+            raise ValueError(f"pose (for the step 'pose') must be some of {', '.join(POSE)}, not {tuple(pose)}")
         self.sessions = sessions
+        self.pose = tuple(factor for factor in POSE if factor in pose)
         self.crop_scale = crop_scale
         self.flip_probability = flip_probability
         self.jitter_strength = jitter_strength
@@ -126,12 +136,7 @@ class Augmentation:
         low, high = max(0.0, 1 - self.jitter_strength), 1 + self.jitter_strength
         hue = self.jitter_strength / 4
         columns = {
-            "pose": [
-                ("sin_azimuth", "continuous", -1, 1),
-                ("cos_azimuth", "continuous", -1, 1),
-                ("elevation", "continuous", -math.pi, math.pi),
-                ("distance", "continuous", -math.inf, math.inf),
-            ],
+            "pose": [column for factor in self.pose for column in POSE_COLUMNS[factor]],
             "session": [("session", "categorical", 0, self.sessions - 1)],
             "crop": [(f"crop_{side}", "continuous", 0, 1) for side in ("x", "y", "height", "width")],
             "flip": [("flip", "binary", 0, 1)],
@@ -173,7 +178,7 @@ class Augmentation:
 
         columns: list[Tensor] = []
         if set(self.steps) & set(DATASET_STEPS):
-            source = find_partners(image_set, self.steps, self.sessions)(index, draw(1)[0])
+            source = find_partners(image_set, self.steps, self.sessions, self.pose)(index, draw(1)[0])
             columns += self._compare(image_set.factors, index, source)
         columns += self._draw(draw, *image_set.images.shape[-2:])
         parameters = torch.stack(columns, 1) if columns else torch.empty(len(index), 0, device=index.device)
@@ -201,8 +206,9 @@ class Augmentation:
     def _compare(self, factors: dict[str, Tensor], anchor: Tensor, view: Tensor) -> list[Tensor]:
         columns = []
         if "pose" in self.steps:
-            change = [factors[name][view] - factors[name][anchor] for name in ("azimuth", "elevation", "distance")]
-            columns += [change[0].sin(), change[0].cos(), change[1], change[2]]
+            for name in self.pose:
+                change = factors[name][view] - factors[name][anchor]
+                columns += [change.sin(), change.cos()] if name == "azimuth" else [change]
         if "session" in self.steps:
             columns.append(factors["session"][view])
         return [column.float() for column in columns]

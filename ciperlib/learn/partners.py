@@ -34,22 +34,22 @@ class Partners:
 _TABLES: WeakKeyDictionary[ImageSet, dict[tuple, Partners]] = WeakKeyDictionary()  # made once for an image set
 
 
-def find_partners(image_set: ImageSet, steps: tuple[str, ...], sessions: int) -> Partners:
+def find_partners(image_set: ImageSet, steps: tuple[str, ...], sessions: int, pose: tuple[str, ...]) -> Partners:
     """The table of an image set for the dataset steps among `steps`, made once and kept as long as the image set.
 
     Raises:
         ValueError: a factor that a step needs is missing or out of range, or an object has no other image.
     """
-    key = (*(step for step in DATASET_STEPS if step in steps), sessions)
+    key = (*(step for step in DATASET_STEPS if step in steps), sessions, *pose)
     tables = _TABLES.setdefault(image_set, {})
     if key not in tables:
-        _check_factors(image_set, steps, sessions)
+        _check_factors(image_set, steps, sessions, pose)
         tables[key] = _make_partners(image_set, "session" in steps)
     return tables[key]
 
 
-def _check_factors(image_set: ImageSet, steps: tuple[str, ...], sessions: int) -> None:
-    needed = {"pose": ("object", "azimuth", "elevation", "distance"), "session": ("object", "session")}
+def _check_factors(image_set: ImageSet, steps: tuple[str, ...], sessions: int, pose: tuple[str, ...]) -> None:
+    needed = {"pose": ("object", *pose), "session": ("object", "session")}
     for step in set(steps) & set(DATASET_STEPS):
         for factor in needed[step]:
             if factor not in image_set.factors:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ciperlib.config import RECIPE, Config
-from ciperlib.data.imageset import ImageSet, TrainedOn, load_images
+from ciperlib.data.imageset import POSE, ImageSet, TrainedOn, load_images
 from ciperlib.learn.augment import Augmentation, View
 from ciperlib.learn.devices import environment, find_device
 from ciperlib.learn.encoders import derived_seed
@@ -274,6 +274,7 @@ def make_augmentation(config: Config, images: ImageSet) -> Augmentation:
     return Augmentation(
         config.augmentations,
         sessions=len(images.labels.get("session", ())),
+        pose=tuple(name for name in POSE if name in images.factors) or POSE,
         flip_probability=config.flip_probability,
         jitter_strength=config.jitter_strength,
     )
