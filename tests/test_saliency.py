@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 import torchvision
 from captum.attr import IntegratedGradients
 from hypothesis import given, settings
@@ -90,6 +91,47 @@ def test_torchvision_s_resnet18():
     assert sum("bn" in name or "downsample" in name for name in terms.constants) == 20
 
 
+class NormAndReLU(nn.BatchNorm2d):
+    """As timm has them: a layer that does more than its type says."""
+
+    def forward(self, x):
+        return super().forward(x).relu_()
+
+
+class Functional(nn.Module):
+    """Convolution and normalisation without modules of their own, and containers that are empty."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.randn(4, 3, 3, 3)), nn.Parameter(torch.randn(4))
+        self.norm, self.empty = NormAndReLU(4), nn.Sequential()
+
+    def forward(self, x):
+        x = self.empty(self.norm(F.conv2d(x, weight=self.weight, bias=self.bias, groups=1)))
+        return F.max_pool2d(x, 6).flatten(1)
+
+
+def test_layers_that_no_module_shows():
+    model = lived_in(Functional()).double()
+    terms = FullGrad(model).decompose(torch.rand(2, 3, 8, 8, dtype=torch.float64), 3)
+    assert terms.gap().max() <= 1e-12
+    assert set(terms.constants) == {"norm", ""}
+
+
+@pytest.mark.parametrize("name", ["vgg11_bn", "densenet121", "regnet_x_400mf", "shufflenet_v2_x0_5", "googlenet"])
+def test_more_of_torchvision(name):
+    options = dict(aux_logits=False, init_weights=False) if name == "googlenet" else {}
+    model = lived_in(torchvision.models.get_model(name, num_classes=3, **options)).double()
+    assert FullGrad(model).decompose(torch.rand(1, 3, 64, 64, dtype=torch.float64), 2).gap().max() <= 1e-12
+
+
+@pytest.mark.parametrize("name", ["resnet18", "regnetx_002", "densenet121", "resnet26d"])
+def test_timm(name):
+    timm = pytest.importorskip("timm", reason="timm comes with the extra `dev`")
+    model = lived_in(timm.create_model(name, num_classes=3)).double()
+    assert FullGrad(model).decompose(torch.rand(1, 3, 64, 64, dtype=torch.float64), 2).gap().max() <= 1e-12
+
+
 def test_a_linear_network_has_the_analytic_answer():
     fc = nn.Linear(3 * 4 * 4, 2).double()
     x = torch.rand(2, 3, 4, 4, dtype=torch.float64)
@@ -113,20 +155,22 @@ def test_hooks_always_go_away():
     with pytest.raises(SaliencyError):
         FullGrad(network).attribute(torch.rand(1, 3, 8, 8), 9)
     assert not any(module._forward_hooks or module._backward_hooks for module in network.modules())
+    assert torch.overrides._get_current_function_mode() is None
 
 
-def no_batch_norm(constant):
-    return lambda module: None if isinstance(module, nn.modules.batchnorm._BatchNorm) else constant(module)
+def nothing(*args, **kwargs):
+    return None, None
 
 
-def doubled(constant):
-    return lambda module: None if (c := constant(module)) is None else 2 * c
+def doubled(*args, **kwargs):
+    layer, constant = saliency._bias(*args, **kwargs)
+    return layer, None if constant is None else 2 * constant
 
 
-@pytest.mark.parametrize("fault", [no_batch_norm, doubled])
-def test_a_planted_fault_is_caught(fault, monkeypatch):
+@pytest.mark.parametrize(("function", "fault"), [(F.batch_norm, nothing), (F.linear, doubled), (F.conv2d, doubled)])
+def test_a_planted_fault_is_caught(function, fault, monkeypatch):
     """BatchNorm's bias left out; a bias counted twice."""
-    monkeypatch.setattr(saliency, "_constant", fault(saliency._constant))
+    monkeypatch.setitem(saliency.CONSTANTS, function, (fault, saliency.CONSTANTS[function][1]))
     network = lived_in(Drawn(4, False, True, True, True, 2))
     with pytest.raises(SaliencyError, match="miss the output"):
         FullGrad(network).attribute(torch.rand(1, 3, 8, 8), 0)
@@ -185,7 +229,8 @@ def test_maps_are_the_sum_of_rescaled_parts_and_survive_a_constant_one():
     expected = torch.tensor([[[[0.0, 1.0], [0.5, 0.0]]]])  # the constant layer has nothing to show
     torch.testing.assert_close(saliency_map(terms), expected)
     raw = saliency_map(terms, rescale=False)
-    torch.testing.assert_close(raw, torch.tensor([[[[6.0, 8.0], [7.0, 6.0]]]]))
+    torch.testing.assert_close(raw, torch.tensor([[[[1.5, 3.5], [2.5, 1.5]]]]))  # 2 x 3 spread over four pixels
+    assert raw.sum() == terms.input.abs().sum() + terms.constants["conv"].abs().sum()
 
 
 def test_a_network_that_reads_one_corner_is_seen_to_look_there():

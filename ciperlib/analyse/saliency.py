@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from captum.attr import GradientAttribution
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from ciperlib.learn.encoders import Encoder
 
@@ -22,8 +23,10 @@ from ciperlib.learn.encoders import Encoder
 HOMOGENEOUS = (
     nn.ReLU, nn.Identity, nn.Flatten, nn.Dropout, nn.Dropout2d, nn.MaxPool1d, nn.MaxPool2d, nn.AvgPool1d, nn.AvgPool2d,
     nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.LeakyReLU, nn.ZeroPad2d,
+    nn.Upsample,
 )  # fmt: skip
 AFFINE = (nn.Conv1d, nn.Conv2d, nn.Linear, nn.modules.batchnorm._BatchNorm)
+CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)  # empty ones, too
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
 
 
@@ -88,7 +91,7 @@ class FullGrad(GradientAttribution):
         self._check_inputs(inputs)
         leaf, constants = inputs.detach().clone().requires_grad_(), {}
         with torch.enable_grad(), _watched(self.model, constants):
-            output = self.model(leaf)
+            output = self._forward(leaf)
             value = _select(output, target)
             (gradient,) = torch.autograd.grad(value.sum(), leaf)
         terms = {name: sum(parts) for name, parts in constants.items()}
@@ -101,12 +104,19 @@ class FullGrad(GradientAttribution):
             )
         return result
 
+    def _forward(self, inputs: Tensor) -> Tensor:
+        try:
+            return self.model(inputs)
+        except RuntimeError as error:
+            shape, kind = list(inputs.shape), str(inputs.dtype).removeprefix("torch.")
+            raise SaliencyError(f"the network does not take {kind} inputs {shape}: {error}") from error
+
     def _check_model(self) -> None:
         for name, module in self.model.named_modules():
             if module.training:
                 raise SaliencyError(f"{name or 'the network'} is in train mode; call model.eval() first")
-            leaf = not any(True for _ in module.children())
-            if leaf and not isinstance(module, HOMOGENEOUS + AFFINE) and not self.approximate:
+            container = isinstance(module, CONTAINERS) or any(True for _ in module.children())
+            if not container and not isinstance(module, HOMOGENEOUS + AFFINE) and not self.approximate:
                 raise SaliencyError(
                     f"{name} ({type(module).__name__}) is not piecewise linear, so FullGrad is not exact for it; "
                     "choose a part of the network without it, or approximate=True"
@@ -125,60 +135,83 @@ def saliency_map(terms: FullGradients, *, per_channel: bool = False, rescale: bo
     """FullGrad's picture, [B, 1, H, W]: psi(gradient * input) + sum over spatial layers and channels of psi(terms).
 
     psi is |.|, rescaled to 0..1 (jointly over a layer's channels, as in the authors' code, or `per_channel`), and
-    enlarged bilinearly. For shares inside a mask use rescale=False: rescaling makes every layer count as much.
+    enlarged bilinearly. For shares inside a mask use rescale=False: rescaling makes every layer count as much; without
+    it, each layer counts with the sum of its terms' absolute values, whatever its resolution.
     """
-    size = terms.input.shape[2:]
     parts = [term for term in (terms.input, *terms.constants.values()) if term.ndim == 4]
-    total = 0
-    for part in parts:
-        part = part.abs()
-        if rescale:
-            axes = (2, 3) if per_channel else (1, 2, 3)
-            low, high = part.amin(axes, keepdim=True), part.amax(axes, keepdim=True)
-            part = (part - low) / (high - low).clamp_min(torch.finfo(part.dtype).tiny)
-        total = total + F.interpolate(part, size, mode="bilinear", align_corners=False).sum(1, keepdim=True)
-    return total
+    return sum(_psi(part, terms.input.shape[2:], per_channel, rescale) for part in parts)
+
+
+def _psi(part: Tensor, size: torch.Size, per_channel: bool, rescale: bool) -> Tensor:
+    part = part.abs()
+    if rescale:
+        axes = (2, 3) if per_channel else (1, 2, 3)
+        low, high = part.amin(axes, keepdim=True), part.amax(axes, keepdim=True)
+        part = (part - low) / (high - low).clamp_min(torch.finfo(part.dtype).tiny)
+    else:
+        part = part * (part.shape[2] * part.shape[3] / (size[0] * size[1]))
+    return F.interpolate(part, size, mode="bilinear", align_corners=False).sum(1, keepdim=True)
 
 
 @contextmanager
 def _watched(model: nn.Module, constants: dict[str, list[Tensor]]) -> Iterator[None]:
-    """Inside, every call of a layer that adds a constant puts gradient * constant into `constants` on the way back.
-
-    The hooks are on tensors, set before an in-place ReLU can change them, one a call: a module that is used twice
-    counts twice. All of them are gone afterwards.
-    """
+    """Inside, whatever adds a constant puts gradient * constant into `constants` on the way back."""
     with ExitStack() as stack:
-        for name, module in model.named_modules():
+        for module in model.modules():
             if isinstance(module, Encoder):
                 stack.enter_context(_prepared(module, constants))
-            elif (constant := _constant(module)) is not None:
-                handle = module.register_forward_hook(_recorder(constants, name, constant))
-                stack.callback(handle.remove)
+        stack.enter_context(_Watch(model, constants))
         yield
 
 
-def _recorder(constants: dict[str, list[Tensor]], name: str, constant: Tensor):
-    def record(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-        axis = 1 if output.ndim == 4 else output.ndim - 1
-        added = constant.view([-1 if i == axis else 1 for i in range(output.ndim)])
+class _Watch(TorchFunctionMode):
+    """Sees every convolution, linear map and BatchNorm as it is computed, whichever module or function asks for it.
 
+    Watching functions rather than modules is exact for modules that are used twice or never, for layers that do more
+    than their type says (timm's BatchNorm with a ReLU inside), and leaves no hook behind. The gradient is taken by a
+    hook on the result, set before an in-place ReLU can change it.
+    """
+
+    def __init__(self, model: nn.Module, constants: dict[str, list[Tensor]]) -> None:
+        super().__init__()
+        self.constants = constants
+        tensors = [*model.named_parameters(), *model.named_buffers()]
+        self.names = {id(tensor): name.rpartition(".")[0] for name, tensor in tensors}
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if function in CONSTANTS:
+            find, axis = CONSTANTS[function]
+            layer, constant = find(*args, **(kwargs or {}))
+            if constant is not None and result.requires_grad:
+                shape = [1] * result.ndim
+                shape[axis] = -1
+                self._record(self.names.get(id(layer), function.__name__), constant.detach().view(shape), result)
+        return result
+
+    def _record(self, name: str, constant: Tensor, result: Tensor) -> None:
         def keep(gradient: Tensor) -> None:
-            constants.setdefault(name, []).append((gradient * added).detach())
+            self.constants.setdefault(name, []).append((gradient * constant).detach())
 
-        output.register_hook(keep)
-
-    return record
+        result.register_hook(keep)
 
 
-def _constant(module: nn.Module) -> Tensor | None:
-    """What a layer adds: its bias; for BatchNorm beta - gamma * mean / sqrt(variance + eps); None if nothing."""
-    if isinstance(module, nn.modules.batchnorm._BatchNorm):
-        scale = torch.rsqrt(module.running_var + module.eps)
-        scale = scale if module.weight is None else scale * module.weight.detach()
-        shift = -module.running_mean * scale
-        return shift if module.bias is None else shift + module.bias.detach()
-    bias = getattr(module, "bias", None)
-    return bias.detach() if isinstance(module, AFFINE) and bias is not None else None
+def _bias(input: Tensor, weight: Tensor, bias: Tensor | None = None, *_: Any, **__: Any):
+    """The constant of a convolution or a linear layer, and the tensor that tells which layer it is."""
+    return weight, bias
+
+
+def _shift(input, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5):
+    """BatchNorm's constant, beta - gamma * mean / sqrt(variance + eps), and the tensor that tells which layer it is."""
+    scale = torch.rsqrt(running_var + eps)
+    shift = -running_mean * (scale if weight is None else scale * weight)
+    return running_mean, shift if bias is None else shift + bias
+
+
+# function -> what finds its constant, and the axis along which that lies
+CONSTANTS = {
+    F.conv1d: (_bias, 1), F.conv2d: (_bias, 1), F.conv3d: (_bias, 1), F.linear: (_bias, -1), F.batch_norm: (_shift, 1),
+}  # fmt: skip
 
 
 @contextmanager
