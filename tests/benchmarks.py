@@ -17,14 +17,17 @@ from pathlib import Path
 
 import torch
 
+from ciperlib.analyse.embedding import _one_thread, fit_embedding
 from ciperlib.analyse.features import Features
 from ciperlib.analyse.probes import fit_linear_probe
+from ciperlib.analyse.saliency import FullGrad
 from ciperlib.config import Config
 from ciperlib.data import turntable
 from ciperlib.data.imageset import ImageSet
 from ciperlib.files import write_atomically
 from ciperlib.learn.augment import IMAGE_STEPS, Augmentation
 from ciperlib.learn.devices import environment
+from ciperlib.learn.encoders import make_encoder
 from ciperlib.learn.objectives import Batch, make_objective
 
 REPEATS = 5
@@ -149,6 +152,53 @@ def bench_probe(n: int = 50_000, d: int = 512, classes: int = 10) -> list[dict]:
     ]
 
 
+def bench_saliency(batch: int = 16) -> list[dict]:
+    """FullGrad maps of ResNet-18 at 32x32, linear layer on top: ours against grad-cam's; beside it the floor."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from pytorch_grad_cam import FullGrad as GradCamFullGrad
+        from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+    encoder = make_encoder(Config(architecture="resnet18", width=64)).eval()
+    model = torch.nn.Sequential(encoder, torch.nn.Linear(encoder.representation_size, 10)).eval()
+    images = random_images(batch).floats()
+    ours, theirs = FullGrad(model), GradCamFullGrad(model, [])
+    targets = [ClassifierOutputTarget(3) for _ in range(batch)]
+
+    def forward_and_backward() -> None:
+        leaf = images.clone().requires_grad_()
+        torch.autograd.grad(model(leaf)[:, 3].sum(), leaf)
+
+    a, b, c = median_seconds(
+        lambda: ours.attribute(images, 3), lambda: theirs(images, targets), forward_and_backward
+    )  # fmt: skip
+    what = "FullGrad, ResNet-18, 32x32, batch 16"
+    return [
+        row(what, batch / a, "grad-cam", batch / b, "maps/s", 2.5),
+        row("one forward and backward of it", batch / c, "grad-cam", batch / b, "maps/s", 2.5),
+    ]
+
+
+def bench_pacmap(n: int = 10_000, d: int = 128) -> list[dict]:
+    """PaCMAP of 10,000 representations: `fit_embedding` against the library alone, on one thread like it."""
+    import logging
+
+    logging.getLogger("pacmap").setLevel(logging.ERROR)
+    generator = torch.Generator().manual_seed(0)
+    matrix = torch.randn(n, d, generator=generator) + 4 * torch.randn(20, d, generator=generator)[torch.arange(n) % 20]
+    ids = torch.arange(n)
+    features = Features(matrix, {}, ids, ids, name="made", encoder_fingerprint="made")
+
+    def alone() -> None:
+        with warnings.catch_warnings(), _one_thread():
+            warnings.simplefilter("ignore")
+            import pacmap
+
+            pacmap.PaCMAP(n_components=2, random_state=0).fit_transform(matrix.numpy(), init="pca")
+
+    a, b = median_seconds(lambda: fit_embedding(features), alone, repeats=3)
+    return [row(f"PaCMAP, {n:,} x {d}", 1 / a, "pacmap alone", 1 / b, "fits/s", 0.95)]
+
+
 def row(what: str, ours: float, other: str, theirs: float, unit: str, target: float) -> dict:
     return {
         "what": what, "unit": unit, "ours": ours, "compared with": other, "theirs": theirs, "ratio": ours / theirs,
@@ -161,6 +211,8 @@ BENCHMARKS = {
     "step": bench_step,
     "turntable": bench_turntable,
     "probe": bench_probe,
+    "saliency": bench_saliency,
+    "pacmap": bench_pacmap,
 }
 
 

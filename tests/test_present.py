@@ -14,7 +14,7 @@ from conftest import make_noise_images
 from ciperlib.analyse.features import Features
 from ciperlib.config import ConfigError, profile_parameters
 from ciperlib.learn.losses import nt_xent
-from ciperlib.present import batch, exercises, notebook, plotting
+from ciperlib.present import batch, exercises, notebook, pictures, plotting
 
 # --- figures ---------------------------------------------------------------------------------------------------------
 
@@ -70,7 +70,7 @@ def test_images_are_shown_pixel_for_pixel():
     from PIL import Image
 
     images = make_noise_images(3).images
-    figure = plotting.plot_images(images, ["a", "b", "c"], columns=2, scale=2)
+    figure = pictures.plot_images(images, ["a", "b", "c"], columns=2, scale=2)
     shown = [base64.b64decode(image.source.split(",")[1]) for image in figure.layout.images]
     assert len(shown) == 3
     pixels = np.asarray(Image.open(io.BytesIO(shown[1])))
@@ -81,7 +81,7 @@ def test_images_are_shown_pixel_for_pixel():
 def test_views_write_every_parameter_below_its_view():
     images = make_noise_images(3)
     parameters = torch.tensor([[0.0, 1.0], [0.5, 1.0], [1.0, 1.0]])
-    figure = plotting.plot_views(images.images, [images.floats()], parameters, ["crop_x", "flip"])
+    figure = pictures.plot_views(images.images, [images.floats()], parameters, ["crop_x", "flip"])
     heat = figure.data[0]
     assert [list(row) for row in heat.text] == [["0.00", "0.50", "1.00"], ["1.00"] * 3]
     assert list(figure.layout.yaxis2.ticktext) == ["crop x", "flip"]

@@ -29,7 +29,7 @@ def test_the_zoo_holds_its_whole_grid_with_metrics():
 
 def test_published_numbers_are_of_the_whole_zoo_in_the_teaching_setting(metrics):
     published = json.loads((home() / "figures" / "02_linear_probing.json").read_text())
-    kinds, seeds = zoo_grid()
+    kinds, seeds = zoo_grid("probing")
     assert published["profile"] == "teaching"
     assert published["parameters"] == {}
     assert metrics["encoders"] == (len(kinds) + 1) * len(seeds)

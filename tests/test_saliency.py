@@ -228,9 +228,28 @@ def test_maps_are_the_sum_of_rescaled_parts_and_survive_a_constant_one():
     )  # fmt: skip
     expected = torch.tensor([[[[0.0, 1.0], [0.5, 0.0]]]])  # the constant layer has nothing to show
     torch.testing.assert_close(saliency_map(terms), expected)
+    many = saliency.FullGradients(torch.zeros(1), torch.zeros(1, 3, 4, 4), {"conv": torch.full((1, 64, 4, 4), 0.1)})
+    for per_channel in (True, False):
+        assert not saliency_map(many, per_channel=per_channel).any()
     raw = saliency_map(terms, rescale=False)
     torch.testing.assert_close(raw, torch.tensor([[[[1.5, 3.5], [2.5, 1.5]]]]))  # 2 x 3 spread over four pixels
     assert raw.sum() == terms.input.abs().sum() + terms.constants["conv"].abs().sum()
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_the_map_is_the_one_of_the_definition(per_channel):
+    """Every channel rescaled and enlarged on its own, then added: slower, and the same."""
+    generator = torch.Generator().manual_seed(0)
+    layers = {"a": torch.randn(2, 5, 4, 4, generator=generator), "b": torch.randn(2, 3, 8, 8, generator=generator)}
+    terms = saliency.FullGradients(torch.zeros(2), torch.randn(2, 3, 8, 8, generator=generator), layers)
+    expected = torch.zeros(2, 1, 8, 8)
+    for part in (terms.input, *layers.values()):
+        for image in range(2):
+            for channel in part[image].abs():
+                low, high = (channel if per_channel else part[image].abs()).aminmax()
+                large = F.interpolate(((channel - low) / (high - low))[None, None], (8, 8), mode="bilinear")
+                expected[image] += large[0]
+    torch.testing.assert_close(saliency_map(terms, per_channel=per_channel), expected)
 
 
 def test_a_network_that_reads_one_corner_is_seen_to_look_there():

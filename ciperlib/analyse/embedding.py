@@ -3,6 +3,7 @@ believe either picture. Distances between clusters mean nothing in PaCMAP; which
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -84,6 +85,61 @@ def neighbour_overlap(a: Tensor, b: Tensor, k: int = 15) -> float:
     return float(np.mean([np.isin(first, second).mean() for first, second in pairs]))
 
 
+def trustworthiness(embedding: Embedding, k: int = 15) -> float:
+    """How far the neighbours that the picture shows are true ones (Venna and Kaski 2001): 1 if all are, about 0.5 for
+    points strewn at random. Unlike the share of kept neighbours it asks how wrong a false neighbour is: its rank."""
+    n = len(embedding.points)
+    if not 1 <= k < n / 2:
+        raise EmbeddingError(f"k must be between 1 and {(n - 1) // 2}, not {k}")
+    shown, excess = _neighbours(embedding.points, k), 0.0
+    x = embedding.features.matrix.double()
+    for start in range(0, n, 1024):
+        distance = torch.cdist(x[start : start + 1024], x)
+        rows = torch.arange(len(distance))
+        distance[rows, rows + start] = -1  # itself is rank 0
+        ranks = distance.argsort(dim=1).argsort(dim=1)
+        of_shown = ranks.gather(1, torch.from_numpy(shown[start : start + 1024]))
+        excess += float((of_shown - k).clamp_min(0).sum())
+    return 1 - 2 / (n * k * (2 * n - 3 * k - 1)) * excess
+
+
+def picture_quality(embedding: Embedding, k: int = 15) -> dict[str, float]:
+    """How many of the k nearest neighbours a picture keeps, and how true those are that it shows."""
+    return {"kept": neighbourhood_preservation(embedding, k), "trustworthiness": trustworthiness(embedding, k)}
+
+
+def orbit_order(points: Tensor, features: Features) -> float:
+    """Whether the view orders an object's images: the share of each image's two nearest images of the same object that
+    are its two neighbours in azimuth. 1 for closed loops; strewn at random, 2 / (views - 1).
+
+    Args:
+        points: float [N, d], of an embedding or `features.matrix` itself.
+        features: with the factors object and azimuth, at least four views an object.
+    """
+    shares = []
+    for value in features.factors["object"].unique():
+        rows = torch.nonzero(features.factors["object"] == value).flatten()
+        if len(rows) < 4:
+            raise EmbeddingError(f"object {int(value)} has {len(rows)} views, too few for an order: give at least 4")
+        rows = rows[features.factors["azimuth"][rows].argsort()]
+        nearest = torch.from_numpy(_neighbours(points[rows], 2))
+        steps = (nearest - torch.arange(len(rows))[:, None]) % len(rows)
+        shares.append(float(((steps == 1) | (steps == len(rows) - 1)).double().mean()))
+    return float(np.mean(shares))
+
+
+def share_within(features: Features, factor: str) -> float:
+    """The share of the features' variance that lies within the values of a factor: 0 if only the factor moves them.
+
+    Within objects it says how much of h the views move, which no picture that chooses its own scale can show.
+    """
+    x, total = features.matrix.double(), 0.0
+    for value in features.factors[factor].unique():
+        rows = x[features.factors[factor] == value]
+        total += float((rows - rows.mean(0)).square().sum())
+    return total / float((x - x.mean(0)).square().sum())
+
+
 def shuffle_columns(features: Features, seed: int = 0) -> Features:
     """A control: every dimension dealt out to other images on its own. Whatever structure is left is the method's."""
     generator = torch.Generator().manual_seed(seed)
@@ -125,7 +181,9 @@ def _pacmap(matrix: Tensor, seed: int, neighbours: int) -> Tensor:
     with _one_thread(), warnings.catch_warnings():
         import pacmap
 
-        warnings.simplefilter("ignore")  # that a random state is set, which is what was asked for
+        # it warns, and logs, that a random state is set, which is what was asked for
+        warnings.simplefilter("ignore")
+        logging.getLogger("pacmap").setLevel(logging.ERROR)
         method = pacmap.PaCMAP(n_components=2, n_neighbors=neighbours, random_state=seed, verbose=False)
         return torch.from_numpy(method.fit_transform(matrix.numpy(), init="pca")).float()
 

@@ -143,14 +143,23 @@ def saliency_map(terms: FullGradients, *, per_channel: bool = False, rescale: bo
 
 
 def _psi(part: Tensor, size: torch.Size, per_channel: bool, rescale: bool) -> Tensor:
+    """The channels are summed before they are enlarged: both are linear, and there are up to hundreds of channels."""
     part = part.abs()
-    if rescale:
-        axes = (2, 3) if per_channel else (1, 2, 3)
-        low, high = part.amin(axes, keepdim=True), part.amax(axes, keepdim=True)
-        part = (part - low) / (high - low).clamp_min(torch.finfo(part.dtype).tiny)
+    if not rescale:
+        flat = part.sum(1, keepdim=True) * (part.shape[2] * part.shape[3] / (size[0] * size[1]))
+    elif per_channel:
+        low, span = _range(part.flatten(2))
+        flat = ((part - low[..., None]) / span[..., None]).sum(1, keepdim=True)
     else:
-        part = part * (part.shape[2] * part.shape[3] / (size[0] * size[1]))
-    return F.interpolate(part, size, mode="bilinear", align_corners=False).sum(1, keepdim=True)
+        low, span = (x.view(-1, 1, 1, 1) for x in _range(part.flatten(1)))
+        flat = (part - low).sum(1, keepdim=True) / span  # in this order a constant layer is exactly 0
+    return F.interpolate(flat, size, mode="bilinear", align_corners=False)
+
+
+def _range(flat: Tensor) -> tuple[Tensor, Tensor]:
+    """Minimum and range over the last axis, kept; a range of nothing is a tiny one, so that it can be divided by."""
+    low, high = flat.aminmax(dim=-1, keepdim=True)
+    return low, (high - low).clamp_min(torch.finfo(flat.dtype).tiny)
 
 
 @contextmanager

@@ -90,10 +90,10 @@ def zoo_root() -> Path:
     return Path(os.environ.get("CIPER_ZOO") or home() / "data" / "zoo")
 
 
-def zoo_grid() -> tuple[list[dict[str, Any]], list[int]]:
-    """What the zoo shall hold: the choices of each kind of run, and the seeds each kind is trained with."""
+def zoo_grid(part: str | None = None) -> tuple[list[dict[str, Any]], list[int]]:
+    """What the zoo shall hold, or one part of it: the choices of each kind of run, and the seeds of each kind."""
     grid = yaml.safe_load((home() / "data" / "zoo" / "grid.yml").read_text())
-    return grid["runs"], grid["seeds"]
+    return [kind for name, kinds in grid["runs"].items() if part in (None, name) for kind in kinds], grid["seeds"]
 
 
 def load_run(folder: str | Path) -> Run:

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ciperlib.analyse.embedding import neighbour_overlap
 from ciperlib.analyse.features import Features
 from ciperlib.learn.losses import nt_xent
 
@@ -61,6 +62,28 @@ def check_held_out(train: Features, test: Features, factor: str) -> str:
     objects = set(test.factors["object"].tolist()) - set(train.factors["object"].tolist())
     assert not objects, f"objects {sorted(objects)} are tested but were never trained on: keep each one in train"
     return f"Right: no {factor} of the test part was seen in training."
+
+
+def check_preservation(attempt: Callable[[Tensor, Tensor, int], Tensor]) -> str:
+    """Checks a learner's share of common k nearest neighbours.
+
+    Raises:
+        AssertionError: naming the case that fails and what may be wrong.
+    """
+    a, b = torch.randn(2, 40, 3, generator=torch.Generator().manual_seed(0))
+    value = attempt(a, b, 5)
+    assert value is not None, "the function returns nothing: end it with `return ...`"
+    assert torch.as_tensor(value).ndim == 0, f"the share must be one number, not of shape {list(value.shape)}"
+    assert float(value) < 0.5, f"points that have nothing to do with each other share {float(value):.3f}: count anew"
+    same = float(attempt(a, 3 * a + 1, 5))
+    assert abs(same - 1) < 1e-6, f"points that were only moved and scaled keep all neighbours: 1, not {same:.3f}"
+    line = torch.arange(4.0)[:, None] ** 2  # 0 1 4 9: the nearest others are 1 0 1 2
+    other = torch.tensor([[0.0], [9.0], [10.0], [30.0]])  # the nearest others are 1 2 1 2
+    share = float(attempt(line, other, 1))
+    assert abs(share - 1) > 1e-6, "an image counts as its own neighbour, which all pictures keep: leave it out"
+    assert abs(share - 0.75) < 1e-6, f"with k = 1, three of these four keep their neighbour: 0.75, not {share:.3f}"
+    assert _close(value, neighbour_overlap(a, b, 5)), f"it is {neighbour_overlap(a, b, 5):.3f}, not {float(value):.3f}"
+    return "Right: that is the share of neighbours kept."
 
 
 def write_student_copies(notebooks: Path, output: Path) -> list[Path]:

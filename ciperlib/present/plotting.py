@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from PIL import Image
+from plotly.colors import qualitative
 from plotly.subplots import make_subplots
 from torch import Tensor
 
@@ -53,72 +51,71 @@ def label(config: Config) -> str:
     """How a config is called in tables and figures: its method and the kind of its augmentation."""
     kinds = {IMAGE_STEPS: "image aug.", ("pose",): "pose aug.", ("session",): "session aug."}
     kind = kinds.get(config.augmentations, "+".join(config.augmentations))
-    return LABELS[config.method] if config.method == "random" else f"{LABELS[config.method]}, {kind}"
+    name = LABELS[config.method] if config.method == "random" else f"{LABELS[config.method]}, {kind}"
+    return name if config.coordinates else f"{name}, without coordinates"
 
 
-def plot_images(
-    images: Tensor, captions: Sequence[str] = (), *, columns: int = 10, scale: int = 3, title: str = ""
+def plot_measures(
+    table: pd.DataFrame, measures: Mapping[str, str], *, x_title: str, line: float | None = None, line_name: str = ""
 ) -> go.Figure:
-    """A grid of images, uint8 or float in 0..1 [N, 3, H, W], row by row; captions go below the first ones."""
-    pixels = _bytes(images)
-    n, h, w, _ = pixels.shape
-    columns = min(columns, n)
-    rows = -(-n // columns)
-    side, gap = min(w * scale, WIDTH // columns - 4), 22 if captions else 4
-    tall = side * h // w
-    figure = go.Figure(layout=dict(template=TEMPLATE, title=title))
-    for i in range(n):
-        row, column = divmod(i, columns)
-        figure.add_layout_image(
-            source=_png(pixels[i], scale), xref="x", yref="y", sizing="stretch", layer="below",
-            x=column * (side + 4), y=row * (tall + gap), sizex=side, sizey=tall, yanchor="top",
-        )  # fmt: skip
-        if i < len(captions):
-            figure.add_annotation(
-                x=column * (side + 4) + side / 2, y=row * (tall + gap) + tall, text=captions[i],
-                showarrow=False, yanchor="top", font_size=11,
-            )  # fmt: skip
-    width, height = columns * (side + 4), rows * (tall + gap)
-    figure.update_xaxes(visible=False, range=[0, width])
-    figure.update_yaxes(visible=False, range=[height, 0], scaleanchor="x")
-    top = 60 if title else 10
-    return figure.update_layout(width=width + 10, height=height + top + 10, margin=dict(l=5, r=5, t=top, b=10))
+    """One row a measure, within it one dot a seed and a diamond at the mean for each encoder.
 
-
-def plot_views(anchors: Tensor, views: Sequence[Tensor], parameters: Tensor, names: Sequence[str]) -> go.Figure:
-    """Anchors [B, 3, H, W] above their views, and below them the parameters [B, D] of the first view.
-
-    Parameters are written as numbers on a colour that says where in its row the value lies (blue low, orange high).
+    Args:
+        table: columns encoder (the label), method, seed, measure, value.
+        measures: name in the table -> how it is called here.
+        line: a value that means something in all rows, drawn dotted with its name.
     """
-    b, line = len(anchors), 26
-    side = min(100, (WIDTH - 140) // b)
-    rows = [("anchor x0", anchors), *((f"view x{i + 1}", view) for i, view in enumerate(views))]
-    heights = [side * len(rows), line * len(names)]
-    figure = make_subplots(rows=2, cols=1, row_heights=heights, vertical_spacing=0.02)
-    for r, (_, images) in enumerate(rows):
-        for i, pixels in enumerate(_bytes(images)):
-            figure.add_layout_image(
-                source=_png(pixels, 3), xref="x", yref="y", x=i - 0.47, y=r - 0.47, sizex=0.94, sizey=0.94,
-                yanchor="top", sizing="stretch", layer="below",
-            )  # fmt: skip
-    ticks = dict(tickvals=list(range(len(rows))), ticktext=[name for name, _ in rows], showgrid=False, zeroline=False)
-    figure.update_yaxes(range=[len(rows) - 0.5, -0.5], **ticks, row=1, col=1)
-    values = parameters.cpu().numpy().T + 0.0  # (D, B); no negative zeros
-    spread = values.max(1, keepdims=True) - values.min(1, keepdims=True)
-    place = (values - values.min(1, keepdims=True)) / np.where(spread > 0, spread, 1)
-    figure.add_heatmap(
-        z=place, text=[[f"{v:.2f}" for v in row] for row in values.round(2) + 0.0], texttemplate="%{text}",
-        showscale=False, xgap=3, ygap=2, hoverinfo="text", zmin=0, zmax=1, row=2, col=1,
-        colorscale=[[0, "rgba(0,114,178,0.35)"], [0.5, "rgba(127,127,127,0.05)"], [1, "rgba(213,94,0,0.45)"]],
+    encoders = list(dict.fromkeys(table["encoder"]))
+    figure = go.Figure(layout=dict(template=TEMPLATE, width=WIDTH, height=130 + 26 * len(encoders) * len(measures)))
+    for e, encoder in enumerate(encoders):
+        rows = table[table["encoder"] == encoder]
+        hollow = "without" in encoder
+        colour = COLOURS.get(rows["method"].iloc[0], GREY)
+        marker = dict(color=colour, size=10, symbol="diamond-open" if hollow else "diamond", line_width=2)
+        shift = (e - (len(encoders) - 1) / 2) * 0.8 / len(encoders)
+        means = rows.groupby("measure")["value"].mean()
+        known = [(m, name) for m, name in enumerate(measures) if name in means]
+        figure.add_scatter(
+            x=[means[name] for _, name in known], y=[m + shift for m, _ in known], mode="markers", name=encoder,
+            marker=marker, hovertemplate=f"{encoder}: %{{x:.3f}}<extra></extra>",
+        )  # fmt: skip
+        each = [
+            (row.value, list(measures).index(row.measure) + shift)
+            for row in rows.itertuples()
+            if row.measure in measures
+        ]
+        figure.add_scatter(
+            x=[x for x, _ in each], y=[y for _, y in each], mode="markers", showlegend=False, hoverinfo="skip",
+            marker=dict(symbol="line-ns", size=12, line=dict(color=colour, width=2)),
+        )  # fmt: skip
+    if line is not None:
+        figure.add_vline(x=line, line=dict(color=GREY, width=1.5, dash="dot"))
+        figure.add_annotation(x=line, y=-0.62, text=line_name, showarrow=False, font_size=12, xanchor="left")
+    figure.update_yaxes(
+        tickvals=list(range(len(measures))), ticktext=list(measures.values()), range=[len(measures) - 0.4, -0.75],
+        showgrid=False,
     )  # fmt: skip
-    ticks = dict(tickvals=list(range(len(names))), ticktext=[name.replace("_", " ") for name in names], showgrid=False)
-    ticks["zeroline"] = False
-    figure.update_yaxes(autorange="reversed", **ticks, row=2, col=1)
-    figure.update_xaxes(visible=False, range=[-0.5, b - 0.5])
-    margins = dict(l=130, r=10, t=10, b=10)
-    return figure.update_layout(
-        template=TEMPLATE, width=140 + side * b, height=20 + sum(heights) / 0.98, margin=margins, font_size=14
-    )
+    return figure.update_xaxes(title=x_title, rangemode="tozero")
+
+
+def plot_curves(curves: Mapping[str, Mapping[str, Tensor]], *, x_title: str, y_title: str) -> go.Figure:
+    """Mean curves over images: one panel for each of the inner names, one line for each of the outer ones.
+
+    Args:
+        curves: line -> panel -> [B, steps + 1], over equal shares from 0 to 1.
+    """
+    panels = list(next(iter(curves.values())))
+    figure = make_subplots(cols=len(panels), subplot_titles=panels, horizontal_spacing=0.12)
+    for i, (name, parts) in enumerate(curves.items()):
+        dash = "dot" if name in ("random order", "edges") else "solid"
+        for column, panel in enumerate(panels, 1):
+            mean = parts[panel].mean(0)
+            figure.add_scatter(
+                x=np.linspace(0, 1, len(mean)), y=mean, name=name, legendgroup=name, showlegend=column == 1,
+                line=dict(color=qualitative.Safe[i], width=3, dash=dash), mode="lines", row=1, col=column,
+            )  # fmt: skip
+    figure.update_xaxes(title=x_title).update_yaxes(title=y_title, col=1)
+    return figure.update_layout(template=TEMPLATE, width=WIDTH, height=400, margin_t=90, legend_y=1.12)
 
 
 def plot_lines(
@@ -230,18 +227,3 @@ def _add_score(figure: go.Figure, rows: pd.DataFrame, encoder: str, column: int)
             marker=dict(symbol="line-ns", size=16, line=dict(color=colour, width=2)), row=1, col=column,
             text=[f"seed {s}" for s in rows["seed"]], hovertemplate="%{text}: %{x:.3f}<extra></extra>",
         )  # fmt: skip
-
-
-def _bytes(images: Tensor) -> np.ndarray:
-    """[N, 3, H, W] uint8 or float in 0..1 -> uint8 [N, H, W, 3]."""
-    if images.is_floating_point():
-        images = images.mul(255).round().clamp(0, 255)
-    return images.byte().permute(0, 2, 3, 1).cpu().numpy()
-
-
-def _png(pixels: np.ndarray, scale: int) -> str:
-    """uint8 [H, W, 3] as a data URI, each pixel enlarged to scale x scale so that no browser smooths it."""
-    image = Image.fromarray(pixels.repeat(scale, 0).repeat(scale, 1))
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

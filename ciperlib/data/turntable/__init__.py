@@ -24,7 +24,7 @@ from ciperlib.data.turntable.catalogue import CATEGORIES, OBJECTS, SESSIONS
 from ciperlib.data.turntable.raycaster import Rendering, render
 from ciperlib.files import write_atomically
 
-__all__ = ["CATEGORIES", "OBJECTS", "POSE", "SESSIONS", "Rendering", "load", "render"]
+__all__ = ["CATEGORIES", "OBJECTS", "POSE", "SESSIONS", "Rendering", "load", "orbits", "render"]
 
 VERSION = 4  # of the pixels: raise it whenever an image changes, and cached images are rendered again
 POSE = ("object", "session", "azimuth", "elevation", "distance")  # what render takes, in its order
@@ -63,6 +63,25 @@ def load(
     ids = torch.arange(size) + (TEST_IDS if split == "test" else 0)
     labels = {"category": CATEGORIES, "object": OBJECTS, "session": tuple(SESSIONS)}
     return ImageSet(f"{name}-{image_size}", split, images, factors, ids, ids.clone(), labels, masks)
+
+
+def orbits(
+    objects: Tensor, steps: int = 36, *, session: int = 0, elevation: float = math.radians(30), distance: float = 1.05,
+    image_size: int = 32,
+) -> ImageSet:  # fmt: skip
+    """Each of `objects` (int64 [n]) turned once around in `steps` equal steps, all else the same: n * steps images.
+
+    A group is an object; ids count within this image set alone.
+    """
+    object = objects.repeat_interleave(steps)
+    azimuth = (2 * math.pi * torch.arange(steps) / steps).repeat(len(objects))
+    same = torch.ones(len(object))
+    factors = {"category": object // 5, "object": object, "session": torch.full_like(object, session)}
+    factors |= {"azimuth": azimuth, "elevation": elevation * same, "distance": distance * same}
+    rendered = render(*(factors[name] for name in POSE), image_size=image_size)
+    labels = {"category": CATEGORIES, "object": OBJECTS, "session": tuple(SESSIONS)}
+    ids, name = torch.arange(len(object)), f"turntable_orbits-{image_size}"
+    return ImageSet(name, "test", rendered.images, factors, ids, object.clone(), labels, rendered.masks)
 
 
 def _factors(name: str, split: str, size: int) -> dict[str, Tensor]:

@@ -1,0 +1,56 @@
+"""Widgets: the only ipywidgets code. What a widget does is a method that can be called, and tested, without one."""
+
+from __future__ import annotations
+
+import math
+
+import ipywidgets as widgets
+import plotly.graph_objects as go
+
+from ciperlib.analyse.embedding import Embedding, orbit_trail
+from ciperlib.data.imageset import ImageSet
+from ciperlib.present.pictures import add_trail, as_png, plot_embeddings
+
+ANGLES = ("azimuth", "elevation")
+
+
+class EmbeddingExplorer(widgets.HBox):
+    """An embedding to be walked through: a point that is pointed at shows its image, one that is clicked its orbit.
+
+    Args:
+        embedding: of the images' features.
+        images: in the same order.
+        factor: that colours the points.
+        trail: the factor whose images are joined by a click, in order of azimuth.
+    """
+
+    def __init__(self, embedding: Embedding, images: ImageSet, factor: str = "object", trail: str = "object") -> None:
+        self.embedding, self.images, self.trail = embedding, images, trail
+        figure = plot_embeddings({"": embedding}, [factor], size=6).update_layout(width=560, height=560)
+        self.figure = go.FigureWidget(figure.update_traces(hoverinfo="none"))
+        self.picture = widgets.Image(format="png", width=192)
+        self.text = widgets.HTML("Point at a dot to see its image; click it to see its object turn.")
+        self.figure.data[0].on_hover(lambda _trace, points, _state: self.show(points.point_inds))
+        self.figure.data[0].on_click(lambda _trace, points, _state: self.join(points.point_inds))
+        super().__init__([self.figure, widgets.VBox([self.picture, self.text])])
+
+    def show(self, rows: list[int]) -> None:
+        """Shows the image of the first of `rows` and what is known of it; nothing for an empty list."""
+        if rows:
+            self.picture.value = as_png(self.images.images[rows[0]], 6)
+            self.text.value = "<br>".join(f"{name}: {self._value(name, rows[0])}" for name in self.images.factors)
+
+    def join(self, rows: list[int]) -> None:
+        """Draws the trail through the images that share the first row's object, instead of the trail before."""
+        if rows:
+            value = int(self.images.factors[self.trail][rows[0]])
+            with self.figure.batch_update():
+                self.figure.data = self.figure.data[:1]
+                add_trail(self.figure, orbit_trail(self.embedding, self.trail, value), self._value(self.trail, rows[0]))
+            self.show(rows)
+
+    def _value(self, name: str, row: int) -> str:
+        value = self.images.factors[name][row].item()
+        if name in self.images.labels:
+            return self.images.labels[name][value]
+        return f"{math.degrees(value):.0f}°" if name in ANGLES else f"{value:.2f}"
