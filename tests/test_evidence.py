@@ -7,8 +7,14 @@ from scipy.stats import spearmanr
 from torch import nn
 
 from ciperlib.analyse import evidence
-from ciperlib.analyse.evidence import exchanges, gather_evidence, plant, randomised, reads_channel, share_inside
+from ciperlib.analyse.evidence import (
+    draw_maps,
+    exchanges,
+    gather_evidence,
+    share_inside,
+)
 from ciperlib.analyse.features import extract_features, split_features
+from ciperlib.analyse.planted import judge_planted, plant, randomised, reads_channel
 from ciperlib.analyse.probes import fit_linear_probe, shuffle_targets
 from ciperlib.analyse.saliency import FullGrad, FullGradients, SaliencyError
 from ciperlib.analyse.targets import Cosine, PredictedChange, read_out, target_of
@@ -47,16 +53,25 @@ def test_planted_encoders_get_the_right_verdict(world):
         assert found[f"kept, {kept}"] > (0.999 if channel == 0 else 0.5)
 
 
-def test_controls_fail_the_verdict(world):
-    """Labels dealt out at random; weights drawn again, so that the network reads both channels."""
+def test_weights_drawn_again_are_blind_to_nothing(world):
     images, encoder = world
     reader = reads_channel(encoder, 0)
-    assert gather_evidence(reader, probed(reader, images, "category", True), unseen(images)).verdict == "nothing"
-    blank = randomised(reader).eval()
-    assert gather_evidence(blank, probed(blank, images, "session"), unseen(images)).verdict != "object"
+    blank = randomised(reader)
     assert not torch.equal(blank.conv1.weight, reader.conv1.weight)
-    both = FullGrad(read_out(blank, probed(blank, images, "category"))).decompose(images.floats(slice(4)), 0)
-    assert not both.input[:, 2].eq(0).all()
+    few, weights = images.floats(slice(4)), torch.randn(2, encoder.representation_size)
+    seen = {name: FullGrad(read_out(e, weights)).decompose(few, 0).input for name, e in (("r", reader), ("b", blank))}
+    assert not seen["r"][:, 2].any()
+    assert seen["b"][:, 2].any()
+
+
+def test_all_planted_cases_at_once(world):
+    original, encoder = load_images("turntable", "train", size=900), world[1]
+    found = judge_planted(encoder, original.subset(slice(0, 840)), original.subset(slice(840, None)))
+    verdicts = {name: evidence.verdict for name, evidence in found.items()}
+    assert verdicts.pop("reads the object alone") == "object"
+    assert verdicts.pop("reads the background alone") == "surroundings"
+    assert len(verdicts) == 4
+    assert set(verdicts.values()) == {"nothing"}
 
 
 def test_a_planted_world_has_each_part_in_its_channel(world):
@@ -158,11 +173,26 @@ def test_occlusion_sees_the_same_object_as_the_map(world):
     probe, few = probed(reader, images, "category"), images.subset(slice(8))
     model = read_out(reader, probe)
     size = {"sliding_window_shapes": (3, 4, 4), "strides": (3, 4, 4)}
-    occlusion = Occlusion(model).attribute(few.floats(), target=target_of(probe, few.factors["category"]), **size)
+    target = target_of(probe, few.factors["category"])
+    occlusion = Occlusion(model).attribute(few.floats(), target=target, **size).abs().sum(1, keepdim=True)
     area = few.masks.flatten(1).double().mean(1)
-    assert (share_inside(occlusion.abs().sum(1, keepdim=True), few.masks) > area).all()
+    assert (share_inside(occlusion, few.masks) > area).all()
     outside = nn.functional.max_pool2d(few.masks.float()[:, None], 4).eq(0)
-    assert not nn.functional.max_pool2d(occlusion.abs().sum(1, keepdim=True), 4)[outside].any()
+    assert not nn.functional.max_pool2d(occlusion, 4)[outside].any()
+    shown = draw_maps(reader, probe, few, rescale=False)
+    assert (share_inside(shown, few.masks) > area).all()
+
+
+def test_occlusion_measures_the_change_of_the_target():
+    """A network that adds up its pixels: a patch in the mean colour changes it by its excess over the mean."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 1, bias=False)).eval()
+    model[1].weight.data.fill_(1)
+    images = torch.zeros(1, 3, 8, 8)
+    images[..., :4, :4] = 1
+    change = evidence.occlusion_map(model, images, 0, size=4)
+    assert change.argmax() in (0, 1, 8, 9)
+    torch.testing.assert_close(change[0, 0, 0, 0], torch.tensor(3 * 16 * 0.75))
+    torch.testing.assert_close(change[0, 0, 7, 7], torch.tensor(3 * 16 * 0.25))
 
 
 def test_masks_of_their_absence_and_a_regression(world):

@@ -6,13 +6,13 @@ A map alone proves little: it can follow edges, or look the same for a network t
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from captum.attr import Occlusion
 from scipy.stats import rankdata
 from torch import Tensor, nn
 
@@ -71,6 +71,25 @@ def gather_evidence(encoder: nn.Module, probe: ProbeResult, images: ImageSet, *,
         columns |= {f"accuracy, {name}": (new == truth).double(), f"kept, {name}": (new == answers).double()}
     table = pd.DataFrame([summary(name, column, images.groups) for name, column in columns.items()])
     return Evidence(table, judge(table, probe.details["majority"]))
+
+
+def draw_maps(encoder: nn.Module, probe: ProbeResult, images: ImageSet, *, rescale: bool = True) -> Tensor:
+    """FullGrad maps of what a probe says for each image's true category: [N, 1, H, W], see `saliency_map`."""
+    explain, maps = FullGrad(read_out(encoder, probe)), []
+    for rows in torch.arange(len(images)).split(BATCH):
+        target = target_of(probe, images.factors[probe.factor][rows])
+        maps.append(saliency_map(explain.decompose(images.floats(rows), target), rescale=rescale).detach())
+    return torch.cat(maps)
+
+
+def occlusion_map(model: nn.Module, images: Tensor, target: int | Tensor, *, size: int = 8) -> Tensor:
+    """How far a patch in the image's mean colour moves the target, for patches all over the image (captum's Occlusion,
+    half overlapping): |change| [B, 1, H, W]. No gradient is asked, so it can disagree with a saliency map."""
+    plain = images.mean((2, 3), keepdim=True).expand_as(images)
+    windows = {"sliding_window_shapes": (3, size, size), "strides": (3, size // 2, size // 2)}
+    with torch.no_grad():
+        change = Occlusion(model).attribute(images, baselines=plain, target=target, **windows)
+    return change[:, :1].abs()  # the same in all three channels
 
 
 def judge(table: pd.DataFrame, chance: float) -> str:
@@ -143,34 +162,6 @@ def exchanges(images: ImageSet, seed: int = 0) -> dict[str, ImageSet]:
         PLAIN: replace(images, images=torch.where(mask, images.images, plain)),
         HIDDEN: replace(images, images=torch.where(box, plain, images.images)),
     }
-
-
-def plant(images: ImageSet) -> ImageSet:
-    """A world in which one colour channel is one part: red shows the object alone, blue the background alone, in grey
-    values. An encoder that reads red alone (`reads_channel`) reads the object, whatever its map may look like."""
-    grey = images.images.float().mean(1)
-    inside = images.masks
-    pixels = torch.stack([grey * inside, torch.zeros_like(grey), grey * ~inside], 1).round().byte()
-    return replace(images, name=f"planted-{images.name}", images=pixels)
-
-
-def reads_channel(encoder: nn.Module, channel: int) -> nn.Module:
-    """A copy of an encoder of `ciperlib` that is blind to all colour channels but one."""
-    blind = copy.deepcopy(encoder)
-    for other in {0, 1, 2} - {channel}:
-        blind.conv1.weight.data[:, other] = 0
-    return blind
-
-
-def randomised(module: nn.Module, seed: int = 0) -> nn.Module:
-    """A copy with all weights drawn again: the control that a map which shows what was *learned* must not survive."""
-    fresh = copy.deepcopy(module)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        for part in fresh.modules():
-            if hasattr(part, "reset_parameters"):
-                part.reset_parameters()
-    return fresh
 
 
 def edge_map(images: Tensor) -> Tensor:

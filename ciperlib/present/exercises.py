@@ -64,6 +64,29 @@ def check_held_out(train: Features, test: Features, factor: str) -> str:
     return f"Right: no {factor} of the test part was seen in training."
 
 
+def check_share(attempt: Callable[[Tensor, Tensor], Tensor]) -> str:
+    """Checks a learner's share of maps [B, 1, H, W] inside masks [B, H, W].
+
+    Raises:
+        AssertionError: naming the case that fails and what may be wrong.
+    """
+    masks = torch.zeros(2, 4, 4, dtype=torch.bool)
+    masks[0, :2] = masks[1, 0] = True
+    maps = torch.ones(2, 1, 4, 4)
+    maps[:, :, 0] = 5.0
+    shares = attempt(maps, masks)
+    assert shares is not None, "the function returns nothing: end it with `return ...`"
+    shares = torch.as_tensor(shares)
+    assert shares.shape == (2,), f"one share for each of the 2 images, not of shape {list(shares.shape)}"
+    area = masks.flatten(1).float().mean(1)
+    assert not torch.allclose(shares.float(), area), "that is the mask's area: weigh each pixel by the map"
+    expected = torch.tensor([24 / 32, 20 / 32])
+    assert torch.allclose(shares.float(), expected), f"these are {expected.tolist()}, not {shares.tolist()}"
+    scaled = torch.as_tensor(attempt(7 * maps, masks)).float()
+    assert torch.allclose(scaled, expected), "a map seven times as strong has the same share: divide by its sum"
+    return "Right: a share of the map, to be compared with the mask's area."
+
+
 def check_preservation(attempt: Callable[[Tensor, Tensor, int], Tensor]) -> str:
     """Checks a learner's share of common k nearest neighbours.
 
