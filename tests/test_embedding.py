@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 from sklearn.decomposition import PCA
+from sklearn.manifold import trustworthiness as sklearn_trustworthiness
 from sklearn.neighbors import NearestNeighbors
 
 from ciperlib.analyse.embedding import (
@@ -16,8 +17,12 @@ from ciperlib.analyse.embedding import (
     fit_embedding,
     neighbour_overlap,
     neighbourhood_preservation,
+    orbit_order,
     orbit_trail,
+    picture_quality,
+    share_within,
     shuffle_columns,
+    trustworthiness,
 )
 from ciperlib.analyse.features import Features
 
@@ -118,3 +123,39 @@ def test_what_cannot_be_laid_out(change, words):
         fit_embedding(clusters(), "tsne")
     with pytest.raises(EmbeddingError, match="k must be"):
         neighbour_overlap(matrix, matrix, len(matrix))
+
+
+@pytest.mark.parametrize("k", [1, 5, 40])
+def test_trustworthiness_is_scikit_learn_s(k):
+    embedding = fit_embedding(clusters(n=120), "pca")
+    expected = sklearn_trustworthiness(embedding.features.matrix.numpy(), embedding.points.numpy(), n_neighbors=k)
+    assert trustworthiness(embedding, k) == pytest.approx(expected, abs=1e-9)
+    assert picture_quality(embedding, k)["kept"] == neighbourhood_preservation(embedding, k)
+    with pytest.raises(EmbeddingError, match="k must be between 1 and 59"):
+        trustworthiness(embedding, 60)
+
+
+def test_the_order_of_orbits_of_loops_and_of_dust():
+    n = 40
+    azimuth = (2 * math.pi * torch.arange(n) / n).repeat(2)
+    index = torch.arange(2 * n)
+    loops = torch.stack([azimuth.cos(), azimuth.sin(), 9.0 * (index >= n)], 1)
+    order = torch.randperm(2 * n, generator=torch.Generator().manual_seed(0))
+    factors = {"object": (index >= n).long()[order], "azimuth": azimuth[order]}
+    features = Features(loops[order], factors, index, index, name="made", encoder_fingerprint="x")
+    assert orbit_order(features.matrix, features) == 1
+    dust = torch.randn(2 * n, 3, generator=torch.Generator().manual_seed(1))
+    assert orbit_order(dust, features) == pytest.approx(2 / (n - 1), abs=0.05)
+    few = features.subset(slice(0, 5))
+    with pytest.raises(EmbeddingError, match="too few for an order"):
+        orbit_order(few.matrix, few)
+
+
+def test_the_share_of_variance_within_a_factor():
+    index = torch.arange(100)
+    matrix = torch.stack([10.0 * (index % 2), torch.randn(100, generator=torch.Generator().manual_seed(0))], 1)
+    factors = {"object": index % 2, "half": (index >= 50).long()}
+    features = Features(matrix, factors, index, index, name="made", encoder_fingerprint="x")
+    noise = float(matrix[:, 1].var(correction=0))
+    assert share_within(features, "object") == pytest.approx(noise / (25 + noise), rel=0.1)
+    assert share_within(features, "half") > 0.98

@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 
 import nbformat
 import numpy as np
@@ -10,11 +11,13 @@ import plotly.graph_objects as go
 import pytest
 import torch
 from conftest import make_noise_images
+from plotly.colors import unlabel_rgb
 
+from ciperlib.analyse.embedding import Embedding
 from ciperlib.analyse.features import Features
 from ciperlib.config import ConfigError, profile_parameters
 from ciperlib.learn.losses import nt_xent
-from ciperlib.present import batch, exercises, notebook, pictures, plotting
+from ciperlib.present import batch, controls, exercises, notebook, pictures, plotting
 
 # --- figures ---------------------------------------------------------------------------------------------------------
 
@@ -93,6 +96,98 @@ def test_lines():
     frame = pd.DataFrame({"t": [0, 1], "a": [1.0, 2.0], "b": [2.0, 1.0]})
     figure = plotting.plot_lines(frame, "t", {"a": "A", "b": "B"}, x_title="t", y_title="y")
     assert [(trace.name, list(trace.y)) for trace in figure.data] == [("A", [1.0, 2.0]), ("B", [2.0, 1.0])]
+
+
+def test_maps_are_drawn_each_on_its_own_scale_with_the_outline():
+    import base64
+    import io
+
+    from PIL import Image
+
+    images = make_noise_images(2, size=8)
+    maps = torch.zeros(2, 1, 8, 8)
+    maps[0, 0, 3, 3], maps[1, 0, 3, 3] = 1, 1000
+    masks = torch.zeros(2, 8, 8, dtype=torch.bool)
+    masks[:, 2:6, 2:6] = True
+    figure = pictures.plot_maps(images.images, {"A": maps, "B": 0 * maps}, masks, ["one", "two"])
+    pixels = [
+        np.asarray(Image.open(io.BytesIO(base64.b64decode(i.source.split(",")[1])))) for i in figure.layout.images
+    ]
+    assert len(pixels) == 6
+    assert np.array_equal(pixels[2], pixels[3])
+    assert pixels[2][14, 14].sum() > 400 > pixels[2][0, 0].sum()
+    assert (pixels[2][8, 8:24] == 255).all()  # the upper edge of the object, 4 pixels for one
+    assert (pixels[2][7, 8:24] < 255).any()
+    assert [a.text for a in figure.layout.annotations] == ["image", "A", "B", "one", "two"]
+
+
+def test_measures_show_every_seed_and_the_mean():
+    rows = [
+        dict(encoder=e, method=e, seed=s, measure=m, value=s + 1.0)
+        for e in ("simclr", "ciper")
+        for s in (0, 1)
+        for m in "ab"
+    ]
+    figure = plotting.plot_measures(
+        pd.DataFrame(rows), {"a": "first", "b": "second"}, x_title="x", line=0.5, line_name="even"
+    )
+    assert list(figure.data[0].x) == [1.5, 1.5]
+    assert sorted(figure.data[1].x) == [1, 1, 2, 2]
+    assert list(figure.layout.yaxis.ticktext) == ["first", "second"]
+    assert figure.layout.shapes[0].x0 == 0.5
+
+
+def test_curves_are_means_over_images():
+    curves = {"map": {"deletion": torch.tensor([[1.0, 0.0], [0.0, 0.0]]), "insertion": torch.tensor([[0.0, 1.0]])}}
+    figure = plotting.plot_curves(curves, x_title="x", y_title="y")
+    assert [list(trace.y) for trace in figure.data] == [[0.5, 0], [0, 1]]
+    assert list(figure.data[0].x) == [0, 1]
+
+
+def some_embedding(n=24):
+    index = torch.arange(n)
+    azimuth = 2 * torch.pi * index / n
+    factors = {"object": index % 2, "session": index % 3, "azimuth": azimuth, "elevation": azimuth / 7}
+    labels = {"object": ("mug", "car"), "session": ("a", "b", "c")}
+    features = Features(torch.randn(n, 3), factors, index, index, labels, name="made", encoder_fingerprint="x")
+    points = torch.stack([azimuth.cos() / 9 + index % 2, azimuth.sin() / 9], 1).float()
+    return Embedding(points, features, "pacmap", 0)
+
+
+def test_embeddings_have_a_panel_for_each_encoder_and_factor():
+    embedding = some_embedding()
+    figure = pictures.plot_embeddings({"A": embedding, "B": embedding}, ["object", "azimuth", "elevation"])
+    assert len(figure.data) == 6
+    assert len(set(figure.data[0].marker.color)) == 2
+    assert len(set(figure.data[1].marker.color)) == 24
+    texts = [a.text for a in figure.layout.annotations]
+    assert texts.count("mug") == texts.count("car") == 2  # compact clusters have their names
+    turn = pictures.factor_colours(embedding.features, "azimuth")
+    first, second, half = (np.array(unlabel_rgb(turn[i])) for i in (0, 1, 12))
+    assert np.abs(first - second).sum() < np.abs(first - half).sum()  # a circle: the last is next to the first
+    assert np.abs(first - np.array(unlabel_rgb(turn[-1]))).sum() < np.abs(first - half).sum()
+
+
+def test_the_explorer_shows_images_and_joins_orbits():
+    """What the mouse does, called without one."""
+    embedding = some_embedding()
+    images = replace(make_noise_images(24), factors=embedding.features.factors, labels=embedding.features.labels)
+    explorer = controls.EmbeddingExplorer(embedding, images)
+    explorer.show([5])
+    assert explorer.picture.value == pictures.as_png(images.images[5], 6)
+    assert "object: car" in explorer.text.value
+    assert "azimuth: 75°" in explorer.text.value
+    explorer.join([5])
+    assert len(explorer.figure.data) == 3
+    trail = np.stack([explorer.figure.data[1].x, explorer.figure.data[1].y], 1)
+    assert np.allclose(trail, torch.cat([embedding.points[1::2], embedding.points[1:2]]))
+    explorer.join([4])
+    assert len(explorer.figure.data) == 3  # instead of the trail before
+    assert np.allclose(explorer.figure.data[1].x[0], embedding.points[0, 0])
+    before = explorer.text.value
+    explorer.show([])
+    explorer.join([])
+    assert explorer.text.value == before
 
 
 # --- the notebook's calls --------------------------------------------------------------------------------------------
@@ -217,6 +312,39 @@ def test_the_split_exercise():
     few = features.subset((session < 2) & (features.factors["object"] < 3))
     with pytest.raises(AssertionError, match=r"objects \[3\] are tested"):
         exercises.check_held_out(few, whole[1], "session")
+
+
+def test_the_share_exercise():
+    assert "Right" in exercises.check_share(lambda maps, masks: (maps[:, 0] * masks).sum((1, 2)) / maps.sum((1, 2, 3)))
+    wrong = {
+        "mask's area": lambda maps, masks: masks.float().mean((1, 2)),
+        "one share for each": lambda maps, masks: (maps[:, 0] * masks).sum() / maps.sum(),
+        "these are": lambda maps, masks: (maps[:, 0] * masks).sum((1, 2)),
+        "divide by its sum": lambda maps, masks: (maps[:, 0] * masks).sum((1, 2)) / 32,
+        "returns nothing": lambda maps, masks: None,
+    }
+    for words, attempt in wrong.items():
+        with pytest.raises(AssertionError, match=words):
+            exercises.check_share(attempt)
+
+
+def test_the_neighbours_exercise():
+    def kept(a, b, k, alone=True):
+        distances = [torch.cdist(x, x).fill_diagonal_(torch.inf if alone else 0) for x in (a, b)]
+        first, second = (d.topk(k, largest=False).indices for d in distances)
+        return (first[:, :, None] == second[:, None]).any(2).float().mean()
+
+    assert "Right" in exercises.check_preservation(kept)
+    wrong = {
+        "own neighbour": lambda a, b, k: kept(a, b, k, alone=False),
+        "count anew": lambda a, b, k: 1.0,
+        "one number": lambda a, b, k: torch.zeros(3),
+        "returns nothing": lambda a, b, k: None,
+        "keep all neighbours": lambda a, b, k: kept(a, b, k) / 2,
+    }
+    for words, attempt in wrong.items():
+        with pytest.raises(AssertionError, match=words):
+            exercises.check_preservation(attempt)
 
 
 # --- batches ---------------------------------------------------------------------------------------------------------

@@ -486,3 +486,16 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
     with pytest.warns(UserWarning, match="No space left"):
         assert len(load(tmp_path)) == 12
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_orbits_turn_objects_and_nothing_else():
+    images = turntable.orbits(torch.tensor([3, 40]), 8, session=2)
+    assert len(images) == 16
+    assert images.factors["object"].tolist() == [3] * 8 + [40] * 8
+    assert torch.equal(images.groups, images.factors["object"])
+    torch.testing.assert_close(images.factors["azimuth"][8:].diff(), torch.full((7,), math.tau / 8))
+    for name in ("session", "elevation", "distance"):
+        assert len(images.factors[name].unique()) == 1
+    again = render(*(images.factors[k] for k in turntable.POSE))
+    assert torch.equal(images.images, again.images)
+    assert torch.equal(images.masks, again.masks)

@@ -127,7 +127,7 @@ def plot_embeddings(embeddings: Mapping[str, Embedding], factors: Sequence[str],
         for c, factor in enumerate(columns, 1):
             colours = factor_colours(embedding.features, factor)
             figure.add_scatter(
-                x=embedding.points[:, 0], y=embedding.points[:, 1], mode="markers", showlegend=False,
+                x=embedding.points[:, 0].numpy(), y=embedding.points[:, 1].numpy(), mode="markers", showlegend=False,
                 marker=dict(size=size, color=colours), hoverinfo="skip", row=r, col=c,
             )  # fmt: skip
             for text, place in _names(embedding, factor):
@@ -153,7 +153,7 @@ def _names(embedding: Embedding, factor: str) -> list[tuple[str, list[float]]]:
     if len(known) > 12:
         return []
     points = {v: embedding.points[values == v] for v in known.tolist()}
-    compact = 0.25 * embedding.points.std(0).mean()  # names of what is strewn all over would lie on each other
+    compact = 0.25 * embedding.points.std(0).max()  # names of what is strewn all over would lie on each other
     points = {v: own for v, own in points.items() if len(own) > 1 and own.std(0).mean() < compact}
     return [(labels[v], [float(own[:, 0].median()), float(own[:, 1].quantile(0.02))]) for v, own in points.items()]
 
@@ -173,10 +173,11 @@ def factor_colours(features: Features, factor: str) -> list[str]:
 
 def add_trail(figure: go.Figure, trail: Tensor, name: str, **place: int) -> go.Figure:
     """An orbit trail [n, 2] drawn over a figure of points, its beginning marked."""
+    x, y = trail.numpy().T
     line = dict(color=GREY, width=1.5)
-    figure.add_scatter(x=trail[:, 0], y=trail[:, 1], mode="lines", line=line, name=name, showlegend=False, **place)
+    figure.add_scatter(x=x, y=y, mode="lines", line=line, name=name, showlegend=False, **place)
     start = dict(color="#FFFFFF", size=9, line=dict(color=GREY, width=2))
-    figure.add_scatter(x=trail[:1, 0], y=trail[:1, 1], mode="markers", marker=start, showlegend=False, **place)
+    figure.add_scatter(x=x[:1], y=y[:1], mode="markers", marker=start, showlegend=False, **place)
     return figure
 
 

@@ -109,7 +109,7 @@ def plot_curves(curves: Mapping[str, Mapping[str, Tensor]], *, x_title: str, y_t
     for i, (name, parts) in enumerate(curves.items()):
         dash = "dot" if name in ("random order", "edges") else "solid"
         for column, panel in enumerate(panels, 1):
-            mean = parts[panel].mean(0)
+            mean = parts[panel].mean(0).numpy()
             figure.add_scatter(
                 x=np.linspace(0, 1, len(mean)), y=mean, name=name, legendgroup=name, showlegend=column == 1,
                 line=dict(color=qualitative.Safe[i], width=3, dash=dash), mode="lines", row=1, col=column,
