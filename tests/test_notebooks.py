@@ -94,6 +94,20 @@ def test_linear_probing(smoke):
     assert 0 <= metrics["object: CIPER, pose aug."] <= 1
 
 
+def test_saliency(smoke):
+    metrics = smoke["03_saliency"].metrics
+    assert metrics["encoders"] == 6
+    assert metrics["verdict, reads the object alone, random labels"] == "nothing"
+    assert 0 < metrics["coordinates of the map: CIPER"] < 0.3
+    assert 0.1 < metrics["area"] < 0.4
+
+
+def test_embeddings(smoke):
+    metrics = smoke["04_embeddings"].metrics
+    assert metrics["kept, PaCMAP, shuffled: CIPER"] < metrics["kept, PaCMAP: CIPER"]
+    assert metrics["order in h: CIPER"] > 0.8
+
+
 def test_pages_hold_no_widget_state_and_show_every_figure(smoke):
     for stem, record in smoke.items():
         folder = home() / record.folder
@@ -121,3 +135,13 @@ def test_linear_probing_on_cifar10(tmp_path):
     record = batch.run(path, {"dataset": "cifar10"}, profile="smoke", output=tmp_path)
     assert record.metrics["category: CIPER, image aug."] > record.metrics["category: shuffled labels"]
     assert not any("pose" in name for name in record.metrics)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stem", ["03_saliency", "04_embeddings"])
+def test_photographs_of_objects(stem, tmp_path):
+    """ETH-80: no encoder in the zoo, so they are trained; here for one epoch."""
+    real_data("eth80-64")
+    values = {"dataset": "eth80", "epochs": 1, "train_size": 600}
+    record = batch.run(home() / "notebooks" / f"{stem}.ipynb", values, profile="smoke", output=tmp_path)
+    assert len(record.metrics) > 10

@@ -70,3 +70,68 @@ def test_the_readme_s_table_is_what_was_published(metrics):
 def test_the_readme_has_no_gaps():
     text = (home() / "README.md").read_text()
     assert not re.search(r"\b(TIME\d+|RESULTS|SPEED)\b", text)
+
+
+def published(stem):
+    return json.loads((home() / "figures" / f"{stem}.json").read_text())
+
+
+def test_the_sentences_of_notebook_03_are_true_of_its_figures():
+    record = published("03_saliency")
+    assert record["profile"] == "teaching"
+    assert record["parameters"] == {}
+    m = record["metrics"]
+
+    def interval(measure, pair="CIPER - SimCLR"):
+        return [m[f"{measure}, {pair} ({side})"] for side in ("low", "difference", "high")]
+
+    bare = "the same without coordinates"
+    # section 4
+    for part, verdict in (("object", "object"), ("background", "surroundings")):
+        assert m[f"verdict, reads the {part} alone"] == verdict
+        for control in ("labels", "weights"):
+            assert m[f"verdict, reads the {part} alone, random {control}"] == "nothing"
+    assert m["similarity to edges"] > 0.2 > m["similarity to random weights"]
+    assert m["deletion, FullGrad"] < m["deletion, edges"] < m["deletion, random weights"]
+    assert m["insertion, FullGrad"] > m["insertion, edges"] > m["insertion, random weights"]
+    # section 5
+    for name in ("CIPER", "SimCLR", "predictive", "random encoder"):
+        assert m[f"kept, object hidden: {name}"] < 0.1
+    for kept in ("kept, background plain", "kept, background exchanged"):
+        assert m[f"{kept}: CIPER"] < m[f"{kept}: SimCLR"]
+    occlusion = {
+        name: m[f"occlusion on the object: {name}"] for name in ("SimCLR", "CIPER", "random encoder", "predictive")
+    }
+    assert occlusion["SimCLR"] > occlusion["CIPER"] > occlusion["SimCLR"] - 0.05
+    assert occlusion["CIPER"] > max(occlusion["random encoder"], occlusion["predictive"]) + 0.1
+    # section 6
+    assert 0.01 < m["coordinates of the map: CIPER"] < 0.04
+    # section 7
+    for name in ("CIPER", "CIPER, without coordinates", "SimCLR", "SimCLR, without coordinates"):
+        assert m[f"verdicts: {name}"] == "object, object, object"
+    for pair, about in (("CIPER - SimCLR", -0.04), (bare, -0.06)):
+        assert interval("map on the object", pair)[2] < 0
+        assert interval("map on the object", pair)[1] == pytest.approx(about, abs=0.005)
+        assert interval("accuracy", pair)[0] < 0 < interval("accuracy", pair)[2]
+    cases = itertools.product(("kept, background plain", "kept, background exchanged"), ("CIPER - SimCLR", bare))
+    excluding = [case for case in cases if interval(*case)[2] < 0]
+    assert excluding == [("kept, background plain", "CIPER - SimCLR")]
+    session = {name: m[f"session accuracy, all held-out images: {name}"] for name in ("CIPER", "SimCLR")}
+    assert session["CIPER"] > 0.98
+    assert session["SimCLR"] < 0.75
+
+
+def test_the_sentences_of_notebook_04_are_true_of_its_figures():
+    record = published("04_embeddings")
+    assert record["profile"] == "teaching"
+    assert record["parameters"] == {}
+    m = record["metrics"]
+    strewn = 15 / (m["images"] - 1)
+    for name in ("SimCLR", "CIPER"):
+        assert m[f"kept, PCA: {name}"] < m[f"kept, PaCMAP: {name}"] < 0.5
+        assert m[f"agreement of seeds: {name}"] == pytest.approx(0.6, abs=0.03)
+        assert m[f"kept, PaCMAP, shuffled: {name}"] == pytest.approx(10 * strewn, rel=0.1)
+        assert m[f"trustworthiness, PaCMAP, shuffled: {name}"] == pytest.approx(0.73, abs=0.03)
+        assert m[f"order in h: {name}"] > 0.94
+    for measure in ("order in h", "order in the picture", "share of variance within objects"):
+        assert m[f"{measure}: CIPER"] > m[f"{measure}: SimCLR"]

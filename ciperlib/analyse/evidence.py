@@ -44,7 +44,10 @@ class Evidence:
         return float(self.table.set_index("measure")["value"][measure])
 
 
-def gather_evidence(encoder: nn.Module, probe: ProbeResult, images: ImageSet, *, seed: int = 0) -> Evidence:
+def gather_evidence(
+    encoder: nn.Module, probe: ProbeResult, images: ImageSet, *, maps: int = 200, seed: int = 0,
+    exchanged: Mapping[str, ImageSet] | None = None,
+) -> Evidence:  # fmt: skip
     """Maps of a probe's own answers, and what becomes of these answers when object or background are exchanged.
 
     Measures: `accuracy` of the probe on these images; `area` of the object; the shares of the map's parts that lie on
@@ -55,7 +58,9 @@ def gather_evidence(encoder: nn.Module, probe: ProbeResult, images: ImageSet, *,
         encoder: frozen, of `ciperlib` or any other that `FullGrad` treats exactly.
         probe: fitted on this encoder's features of a categorical factor.
         images: with masks; unseen by the probe.
+        maps: maps are drawn for the first so many images; the experiments are done on all.
         seed: of the backgrounds that are exchanged.
+        exchanged: of `exchanges(images, seed)`, where they are there already.
 
     Raises:
         SaliencyError: images without masks, a probe of another encoder, a regression probe.
@@ -64,12 +69,13 @@ def gather_evidence(encoder: nn.Module, probe: ProbeResult, images: ImageSet, *,
         raise SaliencyError(f"{images.name} has no masks of the objects, so no share of a map can be taken")
     truth = images.factors[probe.factor].cpu()
     answers = _answer(encoder, probe, images)
-    columns = {"accuracy": (answers == truth).double(), "area": images.masks.flatten(1).double().mean(1).cpu()}
-    columns |= _map_columns(encoder, probe, images, answers)
-    for name, changed in exchanges(images, seed).items():
+    first = images.subset(slice(maps))
+    columns = {"accuracy": (answers == truth).double(), "area": first.masks.flatten(1).double().mean(1).cpu()}
+    columns |= _map_columns(encoder, probe, first, answers)
+    for name, changed in (exchanged or exchanges(images, seed)).items():
         new = _answer(encoder, probe, changed)
         columns |= {f"accuracy, {name}": (new == truth).double(), f"kept, {name}": (new == answers).double()}
-    table = pd.DataFrame([summary(name, column, images.groups) for name, column in columns.items()])
+    table = pd.DataFrame([summary(name, column, images.groups[: len(column)]) for name, column in columns.items()])
     return Evidence(table, judge(table, probe.details["majority"]))
 
 
