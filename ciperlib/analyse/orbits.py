@@ -1,0 +1,60 @@
+"""Orbits: every image at every level of a transformation, so that image and transformation are independent exactly."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ciperlib.analyse.features import Features, FeaturesError, extract_features
+from ciperlib.data.imageset import ImageSet
+from ciperlib.learn.transformations import Transformation
+
+SOURCE, LEVEL = "source", "level"  # the factors that every orbit has
+
+
+def extract_orbits(encoder: nn.Module, images: ImageSet, transformation: Transformation, **options: Any) -> Features:
+    """Features of each image at each level: N * m rows, the levels of an image one after the other.
+
+    The factors are the images' own, repeated, with `source` (the image's id) and `level` (0 ... m - 1, whose names are
+    the labels). The groups are the images' own: an image's levels are never divided between fitting and testing.
+
+    Args:
+        encoder, options: as for `extract_features`.
+        transformation: what is applied, see `learn.transformations`.
+    """
+    parts = [extract_features(encoder, transformation(images, level), **options) for level in range(transformation.m)]
+    m, n = len(parts), len(images)
+    first = parts[0]
+    repeated = first.subset(torch.arange(n).repeat_interleave(m))
+    level = torch.arange(m).repeat(n)
+    return replace(
+        repeated,
+        matrix=torch.stack([part.matrix for part in parts], 1).view(n * m, -1),
+        factors={**repeated.factors, SOURCE: repeated.ids, LEVEL: level},
+        ids=repeated.ids * m + level,
+        labels={**repeated.labels, LEVEL: transformation.levels},
+    )
+
+
+def as_orbits(features: Features) -> tuple[Tensor, Features]:
+    """The long form as a block [N, m, d], and the features of the images alone (their first level), in the same order.
+
+    Raises:
+        FeaturesError: no factors `source` and `level`, a level that an image lacks or has twice.
+    """
+    missing = [name for name in (SOURCE, LEVEL) if name not in features.factors]
+    if missing:
+        raise FeaturesError(f"these features are not orbits: they have no factor {' and no '.join(missing)}")
+    source, level = features.factors[SOURCE], features.factors[LEVEL]
+    m, (sources, count) = int(level.max()) + 1, source.unique(return_counts=True)
+    order = torch.argsort(source * m + level, stable=True)
+    if len(features) != len(sources) * m or not torch.equal(level[order], torch.arange(m).repeat(len(sources))):
+        odd = sources[count != m].tolist()[:5] or sources.tolist()[:1]
+        raise FeaturesError(
+            f"orbits must have each of the {m} levels once for every image; images {odd} have not: extract them again"
+        )
+    block = features.matrix[order].view(len(sources), m, -1)
+    return block, features.subset(order[::m])

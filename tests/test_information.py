@@ -1,0 +1,255 @@
+"""Explaining-away: known worlds, laws of the estimator, faults that must be caught."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+
+from ciperlib.analyse.features import Features, FeaturesError
+from ciperlib.analyse.information import InformationError, conditional_entropy, explaining_away, judge
+from ciperlib.analyse.orbits import LEVEL, SOURCE, as_orbits
+from ciperlib.analyse.softmax import fit_softmax, log_softmax
+from ciperlib.analyse.summary import deal_folds, summarise
+from ciperlib.analyse.vinformation import estimate
+from ciperlib.analyse.worlds import CLASS, lift, make_world, six_and_nine
+from ciperlib.data.imageset import ImageSet
+
+FAST = dict(nulls=20, draws=100)
+
+
+# --- the solver ------------------------------------------------------------------------------------------------------
+
+
+def problem(b=3, n=120, p=4, k=3, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(b, n, p, generator=generator, dtype=torch.float64)
+    x[:, :, -1] = 1
+    truth = 2 * torch.randn(b, p, k, generator=generator, dtype=torch.float64)
+    y = torch.distributions.Categorical(logits=x @ truth).sample()
+    return x, y
+
+
+def test_newton_agrees_with_scikit_learn():
+    x, y = problem()
+    ridge = torch.tensor([1e-3, 1e-2, 1e-1])
+    theta = fit_softmax(x, y, 3, ridge)
+    for b in range(3):
+        oracle = LogisticRegression(C=1 / (float(ridge[b]) * x.shape[1]), tol=1e-10, max_iter=5000)
+        oracle.fit(x[b, :, :-1].numpy(), y[b].numpy())
+        expected = torch.from_numpy(oracle.predict_log_proba(x[b, :, :-1].numpy()))
+        torch.testing.assert_close(log_softmax(x[b], theta[b]), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_weights_of_0_are_rows_that_are_not_there_and_an_offset_is_kept():
+    x, y = problem(b=1)
+    weight = torch.ones(1, 120, dtype=torch.float64)
+    weight[:, 80:] = 0
+    ridge = torch.tensor([1e-2])
+    torch.testing.assert_close(fit_softmax(x, y, 3, ridge, weight=weight), fit_softmax(x[:, :80], y[:, :80], 3, ridge))
+    offset = torch.randn(1, 120, 3, dtype=torch.float64)
+    stiff = fit_softmax(x, y, 3, torch.tensor([1e6]), offset=offset, penalise_bias=True)
+    assert stiff.abs().max() < 1e-5
+
+
+def test_separable_data_do_not_diverge():
+    x, _ = problem(b=1)
+    y = (x[:, :, 0] > 0).long()
+    theta = fit_softmax(x, y, 2, torch.tensor([1e-6]))
+    assert theta.isfinite().all()
+    assert log_softmax(x, theta).gather(2, y[..., None]).mean() > -0.01
+
+
+# --- orbits ----------------------------------------------------------------------------------------------------------
+
+
+def test_orbits_with_gaps_are_refused():
+    orbits = make_world("xor", 20).orbits
+    order = torch.randperm(len(orbits), generator=torch.Generator().manual_seed(0))
+    block, images = as_orbits(orbits.subset(order))
+    assert torch.equal(block, orbits.matrix.view(20, 2, 1))
+    assert images.factors[SOURCE].tolist() == list(range(20))
+    with pytest.raises(FeaturesError, match=r"images \[3\] have not"):
+        as_orbits(orbits.subset(torch.arange(40) != 7))
+    bare = replace(orbits, factors={CLASS: orbits.factors[CLASS]})
+    with pytest.raises(FeaturesError, match="no factor source and no level"):
+        as_orbits(bare)
+
+
+# --- known answers ---------------------------------------------------------------------------------------------------
+
+
+def test_xor_is_known_to_one_another():
+    """Neither Z alone nor the class alone tells anything of A; together almost all."""
+    world = make_world("xor", 1500)
+    found = explaining_away(world.orbits, CLASS, **FAST)
+    assert found.low <= world.truth_nats <= found.high
+    assert found.value == pytest.approx(world.truth_nats, abs=0.03)
+    assert found.level_entropy == pytest.approx(math.log(2), abs=0.01)
+    assert found.class_entropy == pytest.approx(math.log(2), abs=0.01)
+    assert found.verdict == "present"
+    assert abs(found.forward - found.backward) < 0.01
+    assert abs(found.shuffled) < 0.01
+
+
+def test_an_additive_probe_misses_xor():
+    """Why q1 needs interactions: the same rows with onehot(c) merely appended."""
+    orbits = make_world("xor", 800).orbits
+    level, category = orbits.factors[LEVEL], orbits.factors[CLASS]
+    code = torch.nn.functional.one_hot(category, 2).double()
+    x = torch.cat([orbits.matrix.double(), code, torch.ones(len(level), 1, dtype=torch.float64)], 1)[None]
+    theta = fit_softmax(x, level[None], 2, torch.tensor([1e-4]))
+    entropy = -float(log_softmax(x, theta)[0].gather(1, level[:, None]).mean())
+    assert entropy > math.log(2) - 0.01
+
+
+@pytest.mark.parametrize("name", ["copy", "noise", "modular_plain", "quadrant"])
+def test_worlds_without_synergy_are_never_called_present(name):
+    found = explaining_away(make_world(name, 600).orbits, CLASS, nulls=20, draws=100, networks=name == "quadrant")
+    assert found.value < 0.03
+    assert found.verdict != "present"
+
+
+def test_the_trap_is_seen_by_the_backward_estimate_and_the_bound():
+    found = explaining_away(make_world("quadrant", 800).orbits, CLASS, networks=False, **FAST)
+    assert found.forward > 0.5  # looks hugely significant
+    assert found.p_value < 0.05
+    assert abs(found.shuffled) < 0.05
+    assert found.backward < 0.03
+    assert found.bound < 0.03
+
+
+@pytest.mark.slow
+def test_modular_pose_and_its_lift():
+    world = make_world("modular", 1500)
+    for version in (world, lift(world, 64)):
+        found = explaining_away(version.orbits, CLASS, networks=False, **FAST)
+        assert found.value == pytest.approx(world.truth_nats, abs=0.05)
+        assert found.value < world.truth_nats + 0.02  # where it errs it errs low
+        assert abs(found.forward - found.backward) < 0.05
+
+
+def test_an_invertible_affine_map_changes_nothing():
+    orbits = make_world("mixture", 1200).orbits
+    first = explaining_away(orbits, CLASS, networks=False, nulls=0)
+    second = explaining_away(replace(orbits, matrix=5 - 3 * orbits.matrix), CLASS, networks=False, nulls=0)
+    assert second.value == pytest.approx(first.value, abs=1e-3)
+    assert first.low <= make_world("mixture", 10).truth_nats <= first.high
+
+
+def test_the_truth_of_the_mixture_is_that_of_a_sample():
+    """Quadrature against the average over drawn points of the same log-densities."""
+    world = make_world("mixture", 200_000, a=0.7, c=1.2, sigma=0.8)
+    z = world.orbits.matrix[:, 0].double()
+    a, c = 2.0 * world.orbits.factors[LEVEL] - 1, 2.0 * world.orbits.factors[CLASS] - 1
+    density = lambda s, t: torch.exp(-((z - 0.7 * s - 1.2 * t) ** 2) / (2 * 0.8**2))  # noqa: E731
+    both = density(a, c)
+    given_z = (density(a, 1) + density(a, -1)) * (density(1, c) + density(-1, c))
+    total = density(1, 1) + density(1, -1) + density(-1, 1) + density(-1, -1)
+    assert world.truth_nats == pytest.approx(float((both * total / given_z).log().mean()), abs=0.005)
+
+
+def test_a_nine_that_is_a_turned_six_is_one_bit():
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (300, 3, 6, 6), generator=generator).byte()
+    images[:, :, :3] = images[:, :, :3] // 4  # a six is dark above and bright below
+    ids = torch.arange(300)
+    sixes = ImageSet("made", "test", images, {CLASS: torch.full((300,), 6)}, ids, ids)
+    world = six_and_nine(sixes, nine_is_turned_six=True)
+    found = explaining_away(world.orbits, CLASS, networks=False, **FAST)
+    assert world.truth_nats == math.log(2)
+    assert found.value == pytest.approx(math.log(2), abs=0.02)
+    assert found.level_entropy > math.log(2) - 0.02
+
+
+# --- faults ----------------------------------------------------------------------------------------------------------
+
+
+def test_leaking_groups_would_inflate_the_entropy_s_fall():
+    """Memorable images: if an image's rows lie in both parts, its class is remembered. The folds keep groups whole."""
+    generator = torch.Generator().manual_seed(0)
+    n, m, d = 60, 4, 200
+    matrix = torch.randn(n, d, generator=generator).repeat_interleave(m, 0)
+    matrix += 0.01 * torch.randn(n * m, d, generator=generator)
+    category = torch.randint(0, 2, (n,), generator=generator).repeat_interleave(m)
+    source, level = torch.arange(n).repeat_interleave(m), torch.arange(m).repeat(n)
+    whole = deal_folds(source, 5, 0)
+    assert all(len(whole[source == s].unique()) == 1 for s in range(n))
+    leaking = deal_folds(torch.arange(n * m), 5, 0)
+    entropies = []
+    for folds in (whole, leaking):
+        summaries = summarise(matrix, category, 2, folds)
+        entropies.append(estimate(summaries, category, 2, torch.zeros_like(level), 1).entropy())
+    assert entropies[0] > 0.6 > 0.3 > entropies[1]
+
+
+def made(**changes):
+    orbits = make_world("xor", 60).orbits
+    return replace(orbits, **changes)
+
+
+@pytest.mark.parametrize(
+    ("change", "target", "words"),
+    [
+        ({}, "kind", "no factor 'kind'"),
+        ({}, LEVEL, "the transformation itself"),
+        ({"matrix": torch.zeros(120, 1)}, CLASS, "all representations are the same"),
+        ({"matrix": torch.full((120, 1), torch.nan)}, CLASS, "not finite"),
+        ({"size": torch.rand(60).repeat_interleave(2)}, "size", "continuous"),
+        ({"same": torch.zeros(120).long()}, "same", "all images have the same same"),
+        ({"rare": (torch.arange(120) < 6).long()}, "rare", "3 images .* fewer than the 5 folds"),
+        ({"moving": torch.arange(120) % 2}, "moving", "changes along the orbit"),
+    ],
+)
+def test_what_cannot_be_estimated(change, target, words):
+    orbits = made(**{k: v for k, v in change.items() if k == "matrix"})
+    extra = {k: v for k, v in change.items() if k != "matrix"}
+    orbits = replace(orbits, factors={**orbits.factors, **extra})
+    with pytest.raises(InformationError, match=words):
+        explaining_away(orbits, target)
+
+
+def test_one_level_is_no_transformation():
+    orbits = make_world("xor", 60).orbits
+    with pytest.raises(InformationError, match="one level only"):
+        explaining_away(orbits.subset(orbits.factors[LEVEL] == 0), CLASS)
+
+
+def numbers(**changes):
+    base = dict(value=0.3, low=0.25, high=0.35, forward=0.3, backward=0.31, bound=0.6, forward_mlp=0.32,
+                backward_mlp=0.3, p_value=0.01)  # fmt: skip
+    return {**base, **changes}
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdict"),
+    [
+        ({}, "present"),
+        ({"forward": 0.7}, "unresolved"),
+        ({"forward_mlp": 0.9}, "unresolved"),
+        ({"forward_mlp": math.nan, "backward_mlp": math.nan}, "present"),
+        ({"low": -0.01}, "unresolved"),
+        ({"p_value": 0.2}, "unresolved"),
+        ({"p_value": math.nan}, "unresolved"),
+        ({"high": 0.01, "low": -0.02, "value": 0.0}, "absent"),
+    ],
+)
+def test_the_verdict_needs_everything_to_agree(changes, verdict):
+    assert judge(numbers(**changes), error=0.005)[0] == verdict
+
+
+def test_a_result_says_all_of_it_and_shows_raw_values():
+    found = explaining_away(make_world("noise", 300).orbits, CLASS, networks=False, nulls=0)
+    row = found.to_row()
+    assert row["forward_nats"] == found.forward  # not clipped at 0
+    assert math.isnan(row["p_value"])
+    assert "verdict" in found._repr_html_()
+    assert conditional_entropy(make_world("copy", 300).orbits) < 0.05
+    assert conditional_entropy(make_world("noise", 300).orbits) == pytest.approx(math.log(4), abs=0.05)
+    assert conditional_entropy(make_world("noise", 300).orbits, CLASS) < 0.05
+
+
+def test_the_same_seed_gives_the_same_result():
+    orbits: Features = make_world("xor", 200).orbits
+    assert explaining_away(orbits, CLASS, **FAST).to_row() == explaining_away(orbits, CLASS, **FAST).to_row()
