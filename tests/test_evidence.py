@@ -46,7 +46,8 @@ def test_planted_encoders_get_the_right_verdict(world):
     images, encoder = world
     for channel, factor, verdict in ((0, "category", "object"), (2, "session", "surroundings")):
         reader = reads_channel(encoder, channel)
-        found = gather_evidence(reader, probed(reader, images, factor), unseen(images))
+        # fewer maps than images, and more than one batch of them
+        found = gather_evidence(reader, probed(reader, images, factor), unseen(images, 90), maps=70)
         assert found.verdict == verdict
         assert found["pixels on the object"] == (1 if channel == 0 else 0)
         kept = evidence.OTHER_PLACE if channel == 0 else evidence.HIDDEN
@@ -124,7 +125,7 @@ def test_the_parts_of_a_map_add_up(world):
     few = images.subset(slice(5))
     terms = FullGrad(read_out(encoder, torch.randn(3, encoder.representation_size))).decompose(few.floats(), 1)
     shares = evidence.shares_inside(terms, few.masks)
-    assert set(shares) == set(evidence.PARTS)
+    assert set(shares) == {"map", "pixels", "coordinates", "biases"}
     bare = FullGradients(terms.value, terms.input, {})
     torch.testing.assert_close(shares["pixels"], evidence.shares_inside(bare, few.masks)["map"])
 

@@ -13,10 +13,10 @@ from ciperlib.analyse.features import (
     FeaturesError,
     FrozenEncoderError,
     extract_features,
-    fingerprint,
     pixel_features,
     split_features,
 )
+from ciperlib.analyse.fingerprints import fingerprint
 from ciperlib.data.imageset import DataError, ImageSet, TrainedOn
 
 

@@ -67,9 +67,9 @@ def test_separable_data_do_not_diverge():
 def test_orbits_with_gaps_are_refused():
     orbits = make_world("xor", 20).orbits
     order = torch.randperm(len(orbits), generator=torch.Generator().manual_seed(0))
-    block, images = as_orbits(orbits.subset(order))
+    block, rows = as_orbits(orbits.subset(order))
     assert torch.equal(block, orbits.matrix.view(20, 2, 1))
-    assert images.factors[SOURCE].tolist() == list(range(20))
+    assert rows.factors[SOURCE][::2].tolist() == list(range(20))
     with pytest.raises(FeaturesError, match=r"images \[3\] have not"):
         as_orbits(orbits.subset(torch.arange(40) != 7))
     bare = replace(orbits, factors={CLASS: orbits.factors[CLASS]})

@@ -92,13 +92,9 @@ def trustworthiness(embedding: Embedding, k: int = 15) -> float:
     if not 1 <= k < n / 2:
         raise EmbeddingError(f"k must be between 1 and {(n - 1) // 2}, not {k}")
     shown, excess = _neighbours(embedding.points, k), 0.0
-    x = embedding.features.matrix.double()
-    for start in range(0, n, 1024):
-        distance = torch.cdist(x[start : start + 1024], x)
-        rows = torch.arange(len(distance))
-        distance[rows, rows + start] = -1  # itself is rank 0
+    for rows, distance in _distances(embedding.features.matrix, own=-1):  # itself is rank 0
         ranks = distance.argsort(dim=1).argsort(dim=1)
-        of_shown = ranks.gather(1, torch.from_numpy(shown[start : start + 1024]))
+        of_shown = ranks.gather(1, torch.from_numpy(shown[rows]))
         excess += float((of_shown - k).clamp_min(0).sum())
     return 1 - 2 / (n * k * (2 * n - 3 * k - 1)) * excess
 
@@ -160,14 +156,18 @@ def orbit_trail(embedding: Embedding, factor: str, value: int, along: str = "azi
 
 
 def _neighbours(x: Tensor, k: int) -> np.ndarray:
-    """Indices [N, k] of the nearest other rows, in chunks that fit into memory."""
-    x, parts = x.double(), []
+    """Indices [N, k] of the nearest other rows."""
+    parts = [distance.topk(k, largest=False).indices for _, distance in _distances(x, own=torch.inf)]
+    return torch.cat(parts).numpy()
+
+
+def _distances(x: Tensor, own: float) -> Iterator[tuple[slice, Tensor]]:
+    """Euclidean distances of rows to all rows, in chunks that fit into memory; `own` stands for those to themselves."""
+    x = x.double()
     for start in range(0, len(x), 1024):
         distance = torch.cdist(x[start : start + 1024], x)
-        rows = torch.arange(len(distance))
-        distance[rows, rows + start] = torch.inf
-        parts.append(distance.topk(k, largest=False).indices)
-    return torch.cat(parts).numpy()
+        distance.diagonal(start).fill_(own)
+        yield slice(start, start + 1024), distance
 
 
 def _pca(matrix: Tensor) -> Tensor:

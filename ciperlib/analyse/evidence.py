@@ -6,7 +6,7 @@ A map alone proves little: it can follow edges, or look the same for a network t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import pandas as pd
@@ -17,7 +17,7 @@ from scipy.stats import rankdata
 from torch import Tensor, nn
 
 from ciperlib.analyse.features import extract_features
-from ciperlib.analyse.probes import ProbeResult
+from ciperlib.analyse.results import ProbeResult
 from ciperlib.analyse.saliency import FullGrad, FullGradients, SaliencyError, saliency_map
 from ciperlib.analyse.solvers import bootstrap_interval
 from ciperlib.analyse.targets import read_out, target_of
@@ -25,7 +25,7 @@ from ciperlib.data import turntable
 from ciperlib.data.imageset import ImageSet
 
 BATCH = 64
-PARTS = ("map", "pixels", "coordinates", "biases")
+OTHER_PLACE, PLAIN, HIDDEN = "background exchanged", "background plain", "object hidden"
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def gather_evidence(
     answers = _answer(encoder, probe, images)
     first = images.subset(slice(maps))
     columns = {"accuracy": (answers == truth).double(), "area": first.masks.flatten(1).double().mean(1).cpu()}
-    columns |= _map_columns(encoder, probe, first, answers)
+    columns |= _map_columns(encoder, probe, first, answers[:maps])
     for name, changed in (exchanged or exchanges(images, seed)).items():
         new = _answer(encoder, probe, changed)
         columns |= {f"accuracy, {name}": (new == truth).double(), f"kept, {name}": (new == answers).double()}
@@ -81,11 +81,8 @@ def gather_evidence(
 
 def draw_maps(encoder: nn.Module, probe: ProbeResult, images: ImageSet, *, rescale: bool = True) -> Tensor:
     """FullGrad maps of what a probe says for each image's true category: [N, 1, H, W], see `saliency_map`."""
-    explain, maps = FullGrad(read_out(encoder, probe)), []
-    for rows in torch.arange(len(images)).split(BATCH):
-        target = target_of(probe, images.factors[probe.factor][rows])
-        maps.append(saliency_map(explain.decompose(images.floats(rows), target), rescale=rescale).detach())
-    return torch.cat(maps)
+    parts = _decomposed(encoder, probe, images, images.factors[probe.factor])
+    return torch.cat([saliency_map(terms, rescale=rescale) for _, terms in parts])
 
 
 def occlusion_map(model: nn.Module, images: Tensor, target: int | Tensor, *, size: int = 8) -> Tensor:
@@ -148,9 +145,6 @@ def share_inside(maps: Tensor, masks: Tensor) -> Tensor:
     total = flat.sum(1)
     share = (flat * inside).sum(1) / total.where(total > 0, 1.0)
     return share.where(total > 0, inside.mean(1))
-
-
-OTHER_PLACE, PLAIN, HIDDEN = "background exchanged", "background plain", "object hidden"
 
 
 def exchanges(images: ImageSet, seed: int = 0) -> dict[str, ImageSet]:
@@ -225,9 +219,8 @@ def summary(measure: str, values: Tensor, groups: Tensor) -> dict[str, float | i
 
 def _map_columns(encoder: nn.Module, probe: ProbeResult, images: ImageSet, answers: Tensor) -> dict[str, Tensor]:
     """Shares inside the masks, for maps of the probe's own answers."""
-    explain, parts = FullGrad(read_out(encoder, probe)), []
-    for rows in torch.arange(len(images)).split(BATCH):
-        terms = explain.decompose(images.floats(rows), target_of(probe, answers[rows]))
+    parts = []
+    for rows, terms in _decomposed(encoder, probe, images, answers):
         inside = shares_inside(terms, images.masks[rows])
         columns = {f"{name} on the object": share for name, share in inside.items()}
         if "coordinates" in inside:
@@ -236,6 +229,16 @@ def _map_columns(encoder: nn.Module, probe: ProbeResult, images: ImageSet, answe
             columns["coordinates of the map"] = sizes[0] / sizes[1]
         parts.append(columns)
     return {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
+
+
+def _decomposed(
+    encoder: nn.Module, probe: ProbeResult, images: ImageSet, categories: Tensor
+) -> Iterator[tuple[slice, FullGradients]]:
+    """What a probe says for `categories` [N], taken apart a batch at a time."""
+    explain = FullGrad(read_out(encoder, probe))
+    for start in range(0, len(images), BATCH):
+        rows = slice(start, start + BATCH)
+        yield rows, explain.decompose(images.floats(rows), target_of(probe, categories[rows]))
 
 
 def _answer(encoder: nn.Module, probe: ProbeResult, images: ImageSet) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -12,13 +11,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from scipy.linalg import eigh
 from torch import Tensor, nn
 
+from ciperlib.analyse.fingerprints import digest, fingerprint, load_matrix, save_matrix
 from ciperlib.data.imageset import ImageSet, TrainedOn
-from ciperlib.files import write_atomically
 from ciperlib.learn.augment import Augmentation
 from ciperlib.learn.encoders import derived_seed
 
@@ -43,7 +40,7 @@ class Features:
         labels: for categorical factors, the names of the values.
         name: the image set's name.
         split: the image set's split.
-        encoder_fingerprint: which encoder made them, see `fingerprint`.
+        encoder_fingerprint: which encoder made them, see `fingerprints`.
         unseen: "yes" if the encoder was trained on none of these images, "no" if on any, or "unknown".
     """
 
@@ -82,23 +79,6 @@ class Features:
         return pd.concat([frame, pd.DataFrame({name: column.numpy() for name, column in columns.items()})], axis=1)
 
 
-def fingerprint(module: nn.Module) -> str:
-    """Which weights these are: 16 hexadecimal digits of a SHA-256.
-
-    It covers the names, shapes, types and bytes of all parameters and buffers, BatchNorm's running statistics among
-    them, in the order of `state_dict` (buffers that are not saved come last), wherever and however they lie in memory.
-    """
-    tensors = dict(module.state_dict())
-    for name, buffer in module.named_buffers():
-        tensors.setdefault(name, buffer)
-    digest = hashlib.sha256()
-    for name, tensor in tensors.items():
-        if isinstance(tensor, Tensor):
-            digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-            digest.update(_bytes(tensor))
-    return digest.hexdigest()[:16]
-
-
 def extract_features(
     encoder: nn.Module,
     images: ImageSet,
@@ -127,8 +107,8 @@ def extract_features(
         raise FeaturesError(f"{images.name} ({images.split}) holds no images to encode")
     before = fingerprint(encoder)
     path = Path(cache) / f"{before}-{images.digest()}.safetensors" if cache is not None else None
-    pixels = _sha(images.images) if path is not None else ""
-    matrix = _load(path, pixels, len(images)) if path is not None else None
+    pixels = digest(images.images) if path is not None else ""
+    matrix = load_matrix(path, pixels, len(images)) if path is not None else None
     if matrix is None:
         with _frozen(encoder, device) as place:
             matrix = _encode(encoder, images, batch_size, place)
@@ -139,7 +119,7 @@ def extract_features(
                 "running statistics. Make every layer follow self.training, and load the encoder again: it is spoilt"
             )
         if path is not None:
-            _save(path, pixels, matrix)
+            save_matrix(path, pixels, matrix)
     return _as_features(matrix, images, before, trained_on)
 
 
@@ -311,27 +291,3 @@ def _check_alone(encoder: nn.Module, batch: Tensor, output: Tensor) -> None:
                 "encoded without the rest of the batch: some layer still uses batch statistics or chance. Give "
                 "BatchNorm running statistics (track_running_stats=True) and let dropout follow self.training"
             )
-
-
-def _bytes(tensor: Tensor) -> memoryview:
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return flat.view(torch.uint8).numpy().data
-
-
-def _sha(tensor: Tensor) -> str:
-    return hashlib.sha256(_bytes(tensor)).hexdigest()
-
-
-def _load(path: Path, pixels: str, rows: int) -> Tensor | None:
-    """The cached matrix, or None where there is none that is whole and made from these pixels."""
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            metadata, matrix = file.metadata() or {}, file.get_tensor("matrix")
-    except (OSError, SafetensorError):
-        return None
-    whole = len(matrix) == rows and metadata.get("pixels") == pixels and metadata.get("matrix") == _sha(matrix)
-    return matrix if whole else None
-
-
-def _save(path: Path, pixels: str, matrix: Tensor) -> None:
-    write_atomically(path, save({"matrix": matrix}, metadata={"pixels": pixels, "matrix": _sha(matrix)}))

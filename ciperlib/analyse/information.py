@@ -9,8 +9,7 @@ Both estimate the same quantity. Each is a difference of two upper bounds on ent
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from html import escape
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,9 @@ import torch
 from torch import Tensor
 
 from ciperlib.analyse.features import Features
+from ciperlib.analyse.networks import information_by_networks
 from ciperlib.analyse.orbits import LEVEL, as_orbits
+from ciperlib.analyse.results import one_row_table
 from ciperlib.analyse.solvers import bootstrap_interval
 from ciperlib.analyse.summary import Summaries, deal_folds, summarise
 from ciperlib.analyse.vinformation import Estimate, estimate, interaction_statistic
@@ -67,7 +68,6 @@ class ExplainingAway:
     verdict: str
     reason: str
     unseen: str = "unknown"
-    details: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def to_row(self) -> dict[str, Any]:
         """One flat row for a table; nats are said in the names."""
@@ -92,10 +92,7 @@ class ExplainingAway:
             "p": f"{self.p_value:.3f}",
             "images": f"{self.n}, unseen: {self.unseen}",
         }
-        head = "".join(f"<th>{escape(name)}</th>" for name in cells)
-        return (
-            f"<table><tr>{head}</tr><tr>{''.join(f'<td>{escape(text)}</td>' for text in cells.values())}</tr></table>"
-        )
+        return one_row_table(cells)
 
 
 def explaining_away(
@@ -116,25 +113,21 @@ def explaining_away(
             folds; one level only; representations that are constant or not finite.
         FeaturesError: orbits with gaps.
     """
-    block, images = as_orbits(orbits)
+    block, rows = as_orbits(orbits)
     n, m, _ = block.shape
-    classes, y = _classes(images, orbits, target, m)
-    z, level = block.flatten(0, 1), torch.arange(m).repeat(n)
-    category, groups = y.repeat_interleave(m), images.groups.repeat_interleave(m)
-    folds = deal_folds(groups, FOLDS, seed)
-    _check_members(y, classes, target, images)
+    classes, category = _classes(rows, target, m)
+    z, level, groups = rows.matrix, rows.factors[LEVEL], rows.groups[::m]
+    folds = deal_folds(rows.groups, FOLDS, seed)
     summaries = summarise(z, level * classes + category, m * classes, folds)
     forward = estimate(summaries, level, m, category, classes)
     backward = estimate(summaries, category, classes, level, m)
     by_network = (math.nan, math.nan)
     if networks:
-        from ciperlib.analyse.networks import estimate_by_networks
-
         extended = _with_components(z, summaries)
         pairs = ((level, m, category, classes), (category, classes, level, m))
-        by_network = tuple(estimate_by_networks(extended, *pair, seed=seed).information() for pair in pairs)
+        by_network = tuple(information_by_networks(extended, *pair, seed=seed) for pair in pairs)
     shuffled, p_value = _controls(summaries, forward, backward, level, m, category, classes, n, nulls, seed)
-    value, low, high, bound = _capped(forward, backward, images.groups, m, seed, draws)
+    value, low, high, bound = _capped(forward, backward, groups, m, seed, draws)
     numbers = dict(
         value=value, low=low, high=high, forward=forward.information(), backward=backward.information(), bound=bound,
         level_entropy=forward.entropy(), class_entropy=backward.entropy(), forward_mlp=by_network[0],
@@ -152,15 +145,10 @@ def conditional_entropy(orbits: Features, target: str = LEVEL, *, seed: int = 0)
 
     An upper bound, as every cross-entropy is. Errors as `explaining_away`.
     """
-    block, images = as_orbits(orbits)
-    n, m, _ = block.shape
-    level, groups = torch.arange(m).repeat(n), images.groups.repeat_interleave(m)
-    if target == LEVEL:
-        y, k = level, m
-    else:
-        k, y = _classes(images, orbits, target, m)
-        y = y.repeat_interleave(m)
-    summaries = summarise(block.flatten(0, 1), y, k, deal_folds(groups, FOLDS, seed))
+    block, rows = as_orbits(orbits)
+    m = block.shape[1]
+    k, y = (m, rows.factors[LEVEL]) if target == LEVEL else _classes(rows, target, m)
+    summaries = summarise(rows.matrix, y, k, deal_folds(rows.groups, FOLDS, seed))
     return estimate(summaries, y, k, torch.zeros_like(y), 1).entropy()
 
 
@@ -225,39 +213,32 @@ def _with_components(z: Tensor, summaries: Summaries, components: int = 16) -> S
     return Summaries(torch.cat([summaries.values, parts], 2), summaries.folds)
 
 
-def _classes(images: Features, orbits: Features, target: str, m: int) -> tuple[int, Tensor]:
-    """Number of classes, and each image's as a position 0 ... K - 1."""
+def _classes(rows: Features, target: str, m: int) -> tuple[int, Tensor]:
+    """Number of classes, and each row's as a position 0 ... K - 1."""
     if m < 2:
         raise InformationError("the transformation has one level only: there is nothing to know about it")
     if target == LEVEL:
         raise InformationError("the target is the transformation itself; ask for a factor of the images")
-    if target not in images.factors:
-        raise InformationError(f"these images have no factor {target!r}; they have: {', '.join(images.factors)}")
-    column = images.factors[target]
+    if target not in rows.factors:
+        raise InformationError(f"these images have no factor {target!r}; they have: {', '.join(rows.factors)}")
+    column = rows.factors[target]
     if column.is_floating_point():
         raise InformationError(f"{target} is continuous; classes are needed: bin it first")
-    by_row = orbits.factors[target][torch.argsort(orbits.factors["source"] * m + orbits.factors[LEVEL], stable=True)]
-    if not torch.equal(by_row, column.repeat_interleave(m)):
+    if (column.view(-1, m) != column[::m, None]).any():
         raise InformationError(f"{target} changes along the orbit of an image: it is not a class of the image")
-    matrix = orbits.matrix
-    if not matrix.isfinite().all():
+    if not rows.matrix.isfinite().all():
         raise InformationError("the representations hold values that are not finite: extract them again")
-    if not (matrix - matrix[0]).any():
+    if not (rows.matrix - rows.matrix[0]).any():
         raise InformationError("all representations are the same: nothing can be known from them")
     values, y = torch.unique(column, return_inverse=True)
     if len(values) < 2:
         raise InformationError(f"all images have the same {target}: there is nothing to know about it")
-    return len(values), y
-
-
-def _check_members(y: Tensor, classes: int, target: str, images: Features) -> None:
-    names = images.labels.get(target, ())
-    for k in range(classes):
-        members = len(torch.unique(images.groups[y == k]))
+    for k, value in enumerate(values.tolist()):
+        members = len(torch.unique(rows.groups[y == k]))
         if members < FOLDS:
-            value = int(images.factors[target][y == k][0])
-            name = names[value] if value < len(names) else value
+            name = dict(enumerate(rows.labels.get(target, ()))).get(value, value)
             raise InformationError(
                 f"{target} {name} has {members} images (or groups), fewer than the {FOLDS} folds: leave rare "
                 "classes out, or take more images"
             )
+    return len(values), y

@@ -6,25 +6,22 @@ import torch
 from torch import Tensor
 
 from ciperlib.analyse.summary import Summaries
-from ciperlib.analyse.vinformation import Estimate
 from ciperlib.learn.encoders import derived_seed
 
 HIDDEN, BATCH, STEPS, EVERY = 64, 1024, 400, 20
 
 
-def estimate_by_networks(summaries: Summaries, y: Tensor, k: int, given: Tensor, g: int, *, seed: int = 0) -> Estimate:
-    """As `vinformation.estimate`, by networks with one hidden layer of 64 units; all folds are trained together.
+def information_by_networks(summaries: Summaries, y: Tensor, k: int, given: Tensor, g: int, *, seed: int = 0) -> float:
+    """The mean of log q1 - log q0, as in `vinformation.estimate`, by networks with one hidden layer of 64 units; all
+    folds are trained together.
 
     q0 sees the summary, q1 also onehot(given). Both stop at the step that is best on one of the training folds.
     """
     alone = summaries.values.float()
     alone = (alone - alone.mean(1, keepdim=True)) / alone.std(1, keepdim=True).clamp_min(1e-6)
     code = torch.nn.functional.one_hot(given, g).float().expand(len(alone), -1, -1)
-    logs = [
-        _train(x, summaries.folds, y, k, seed) for x in (alone, torch.cat([alone, code], 2))
-    ]  # fmt: skip
-    truths = [log.gather(1, y[:, None])[:, 0] for log in logs]
-    return Estimate(logs[0], *truths, logs[0][None], (), (), ())
+    logs = [_train(x, summaries.folds, y, k, seed) for x in (alone, torch.cat([alone, code], 2))]
+    return float((logs[1] - logs[0]).gather(1, y[:, None]).mean())
 
 
 def _train(x: Tensor, folds: Tensor, y: Tensor, k: int, seed: int) -> Tensor:

@@ -40,7 +40,8 @@ def extract_orbits(encoder: nn.Module, images: ImageSet, transformation: Transfo
 
 
 def as_orbits(features: Features) -> tuple[Tensor, Features]:
-    """The long form as a block [N, m, d], and the features of the images alone (their first level), in the same order.
+    """The long form as a block [N, m, d], and the same features in that order: the levels of an image one after the
+    other, so that every m-th row is an image's first.
 
     Raises:
         FeaturesError: no factors `source` and `level`, a level that an image lacks or has twice.
@@ -56,5 +57,6 @@ def as_orbits(features: Features) -> tuple[Tensor, Features]:
         raise FeaturesError(
             f"orbits must have each of the {m} levels once for every image; images {odd} have not: extract them again"
         )
-    block = features.matrix[order].view(len(sources), m, -1)
-    return block, features.subset(order[::m])
+    ordered = features.subset(order)
+    block = ordered.matrix.view(len(sources), m, -1)
+    return block, ordered

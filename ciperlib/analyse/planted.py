@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from ciperlib.analyse.evidence import Evidence, gather_evidence
-from ciperlib.analyse.features import extract_features, fingerprint, split_features
+from ciperlib.analyse.features import extract_features, split_features
+from ciperlib.analyse.fingerprints import fingerprint
 from ciperlib.analyse.probes import fit_linear_probe, shuffle_targets
 from ciperlib.data.imageset import ImageSet
 

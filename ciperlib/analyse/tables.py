@@ -11,7 +11,8 @@ from scipy.stats import t as student_t
 from torch import nn
 
 from ciperlib.analyse.features import Features, extract_features, pixel_features, split_features
-from ciperlib.analyse.probes import SHUFFLED, ProbeResult, evaluate
+from ciperlib.analyse.probes import SHUFFLED, evaluate
+from ciperlib.analyse.results import ProbeResult
 from ciperlib.config import Config
 from ciperlib.data.imageset import POSE, ImageSet, TrainedOn
 from ciperlib.learn.encoders import make_encoder

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ciperlib.analyse.features import fingerprint
-from ciperlib.analyse.probes import ProbeResult
+from ciperlib.analyse.fingerprints import fingerprint
+from ciperlib.analyse.results import ProbeResult
 from ciperlib.analyse.saliency import SaliencyError
 
 

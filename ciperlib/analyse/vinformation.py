@@ -5,6 +5,7 @@ term, [s, onehot(c)], could not express XOR."""
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +17,7 @@ from ciperlib.analyse.summary import Summaries
 RANKS = (2, 4, 8, 16)
 BASE_RIDGES = (1e-4, 1e-2)
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 1e3)  # the last one leaves q0 as it is
-TEMPERATURES = torch.logspace(-0.4, 0.4, 17, dtype=torch.float64)
+TEMPERATURES = tuple(10 ** (i / 20) for i in range(-8, 9))
 DRAWS_AT_ONCE = 10
 
 
@@ -27,15 +28,14 @@ class Estimate:
     Attributes:
         base: log q0, [R, k]. truth0, truth1: log q0 and log q1 of the true y, [R].
         offset: [F, R, k], q0's logits as seen from each outer fold.
-        ranks: columns of the summary, ridges: strengths, of q1, temperatures: of q1; one for each outer fold.
+        chosen: (rank, ridge) of q1, temperatures: of q1; one for each outer fold.
     """
 
     base: Tensor
     truth0: Tensor
     truth1: Tensor
     offset: Tensor
-    ranks: tuple[int, ...]
-    ridges: tuple[float, ...]
+    chosen: tuple[tuple[int, float], ...]
     temperatures: tuple[float, ...]
 
     def terms(self) -> Tensor:
@@ -56,55 +56,87 @@ class Estimate:
         return self.base.exp()
 
 
+@dataclass(frozen=True, eq=False)
+class _Task:
+    """What is to be predicted from what: x float64 [F, R, p] (the last column 1), folds and y int64 [R], k classes."""
+
+    x: Tensor
+    folds: Tensor
+    y: Tensor
+    k: int
+
+    @property
+    def count(self) -> int:
+        return len(self.x)
+
+    def held(self, f: int) -> Tensor:
+        """Rows that fold f chooses on: those of the next fold, one of its training folds."""
+        return self.folds == (f + 1) % self.count
+
+    def training(self, f: int, choosing: bool) -> Tensor:
+        """Rows that fold f may fit on: not its own, and while it chooses not those it chooses on."""
+        rows = self.folds != f
+        return rows & ~self.held(f) if choosing else rows
+
+    def loss(self, logits: Tensor, f: int) -> float:
+        """Cross-entropy of [R, k] where fold f chooses."""
+        return float(torch.nn.functional.cross_entropy(logits[self.held(f)], self.y[self.held(f)]))
+
+    def choices(self, ridges: tuple[float, ...]) -> list[tuple[int, float]]:
+        ranks = sorted({min(rank, self.x.shape[2] - 1) for rank in RANKS})
+        return list(itertools.product(ranks, ridges))
+
+    def choose(self, ridges: tuple[float, ...], fit: Callable[[list[tuple[int, float]]], Tensor]) -> list:
+        """For each fold the (rank, ridge) with which the logits [F, R, k] of `fit` are best where it chooses."""
+        best: list[tuple[float, tuple[int, float]]] = [(float("inf"), (0, 0.0))] * self.count
+        for choice in self.choices(ridges):
+            logits = fit([choice] * self.count)
+            best = [min(old, (self.loss(logits[f], f), choice)) for f, old in enumerate(best)]
+        return [choice for _, choice in best]
+
+
 def estimate(summaries: Summaries, y: Tensor, k: int, given: Tensor, g: int) -> Estimate:
     """Predicts y (int64 [R], k classes) from the summary, and from the summary and `given` (int64 [R], g values).
 
     Ranks, strengths and temperatures are chosen for each outer fold on one of its training folds.
     """
-    count = int(summaries.folds.max()) + 1
-    held = (torch.arange(count) + 1) % count  # the training fold that each outer fold chooses on
-    x = _with_constant(summaries.values)
-    base = _choose_base(x, summaries.folds, held, y, k)
-    inner, outer = _base_logits(x, summaries.folds, held, y, k, base)
-    ranks, ridges = _choose_interaction(x, summaries.folds, held, y, k, given, g, inner)
-    inner1 = _interaction(x, summaries.folds, held, y, k, given[None], g, inner, ranks, ridges)[0]
-    outer1 = _interaction(x, summaries.folds, None, y, k, given[None], g, outer, ranks, ridges)[0]
-    t0 = [_temperature(inner[f], y, summaries.folds == held[f]) for f in range(count)]
-    t1 = [_temperature(inner1[f], y, summaries.folds == held[f]) for f in range(count)]
-    log0, log1 = (_held_out(logits, t, summaries.folds) for logits, t in ((outer, t0), (outer1, t1)))
+    task = _make_task(summaries, y, k)
+    base = task.choose(BASE_RIDGES, lambda choices: _base(task, choices, choosing=True))
+    inner, outer = (_base(task, base, choosing) for choosing in (True, False))
+    chosen = task.choose(RIDGES, lambda c: _interaction(task, given[None], g, inner, c, choosing=True)[0])
+    inner1, outer1 = (
+        _interaction(task, given[None], g, offset, chosen, choosing)[0]
+        for offset, choosing in ((inner, True), (outer, False))
+    )
+    log0 = _held_out(task, outer, _temperatures(task, inner))
+    temperatures = _temperatures(task, inner1)
+    log1 = _held_out(task, outer1, temperatures)
     truths = [log.gather(1, y[:, None])[:, 0] for log in (log0, log1)]
-    return Estimate(log0, *truths, outer, tuple(ranks), tuple(ridges), tuple(t1))
+    return Estimate(log0, *truths, outer, tuple(chosen), tuple(temperatures))
 
 
 def interaction_statistic(summaries: Summaries, fitted: Estimate, y: Tensor, k: int, given: Tensor, g: int) -> Tensor:
-    """I for several versions of the second variable, int64 [B, R]: only the interaction is fitted again, at the ranks,
-    strengths and temperatures of `fitted`. Float64 [B]."""
-    x, results = _with_constant(summaries.values), []
+    """I for several versions of the second variable, int64 [B, R]: only the interaction is fitted again, with what
+    `fitted` chose. Float64 [B]."""
+    task, results = _make_task(summaries, y, k), []
     for part in given.split(DRAWS_AT_ONCE):
-        logits = _interaction(
-            x, summaries.folds, None, y, k, part, g, fitted.offset, fitted.ranks, fitted.ridges
-        )  # fmt: skip
-        for one in logits:
-            log1 = _held_out(one, fitted.temperatures, summaries.folds).gather(1, y[:, None])[:, 0]
+        for logits in _interaction(task, part, g, fitted.offset, fitted.chosen, choosing=False):
+            log1 = _held_out(task, logits, fitted.temperatures).gather(1, y[:, None])[:, 0]
             results.append((log1 - fitted.truth0).mean())
     return torch.stack(results)
 
 
-def _with_constant(values: Tensor) -> Tensor:
-    return torch.cat([values, values.new_ones(*values.shape[:2], 1)], 2)
+def _make_task(summaries: Summaries, y: Tensor, k: int) -> _Task:
+    constant = summaries.values.new_ones(*summaries.values.shape[:2], 1)
+    return _Task(torch.cat([summaries.values, constant], 2), summaries.folds, y, k)
 
 
-def _cut(x: Tensor, ranks: tuple[int, ...] | list[int]) -> Tensor:
-    """Columns beyond each fold's rank set to 0; the constant stays."""
-    columns = torch.arange(x.shape[2] - 1)
-    kept = torch.stack([columns < rank for rank in ranks])
-    return x * torch.cat([kept, kept.new_ones(len(kept), 1)], 1)[:, None]
-
-
-def _training(folds: Tensor, held: Tensor | None, f: int) -> Tensor:
-    """Rows that fold f may fit on: not its own, and not those it chooses on while it chooses."""
-    rows = folds != f
-    return rows if held is None else rows & (folds != held[f])
+def _cut(x: Tensor, choices: Sequence[tuple[int, float]]) -> Tensor:
+    """Columns beyond each fold's rank set to 0, and left out where no fold has them; the constant stays."""
+    columns, most = torch.arange(x.shape[2] - 1), max(rank for rank, _ in choices)
+    kept = torch.stack([columns < rank for rank, _ in choices])
+    cut = x * torch.cat([kept, kept.new_ones(len(kept), 1)], 1)[:, None]
+    return cut[:, :, [*range(min(most, len(columns))), -1]]
 
 
 def _pad(rows: list[Tensor]) -> tuple[Tensor, Tensor]:
@@ -117,64 +149,32 @@ def _pad(rows: list[Tensor]) -> tuple[Tensor, Tensor]:
     return index, weight
 
 
-def _base_fit(
-    x: Tensor, folds: Tensor, held: Tensor | None, y: Tensor, k: int, choices: list[tuple[int, float]]
-) -> Tensor:
+def _base(task: _Task, choices: Sequence[tuple[int, float]], choosing: bool) -> Tensor:
     """q0's logits [F, R, k] at each fold's (rank, ridge)."""
-    cut = _cut(x, [rank for rank, _ in choices])
-    index, weight = _pad([torch.nonzero(_training(folds, held, f)).flatten() for f in range(len(x))])
-    each = torch.arange(len(x))[:, None]
+    cut = _cut(task.x, choices)
+    index, weight = _pad([torch.nonzero(task.training(f, choosing)).flatten() for f in range(task.count)])
+    each = torch.arange(task.count)[:, None]
     ridge = torch.tensor([ridge for _, ridge in choices], dtype=torch.float64)
-    theta = fit_softmax(cut[each, index], y[index], k, ridge, weight=weight)
-    return cut @ theta
+    return cut @ fit_softmax(cut[each, index], task.y[index], task.k, ridge, weight=weight)
 
 
-def _choose_base(x: Tensor, folds: Tensor, held: Tensor, y: Tensor, k: int) -> list[tuple[int, float]]:
-    best: list[tuple[float, tuple[int, float]]] = [(float("inf"), (RANKS[0], BASE_RIDGES[0]))] * len(x)
-    for choice in itertools.product(_ranks(x), BASE_RIDGES):
-        logits = _base_fit(x, folds, held, y, k, [choice] * len(x))
-        best = [min(old, (_loss(logits[f], y, folds == held[f]), choice)) for f, old in enumerate(best)]
-    return [choice for _, choice in best]
-
-
-def _base_logits(x, folds, held, y, k, choices) -> tuple[Tensor, Tensor]:
-    """q0 as fitted while choosing, and as fitted on all training rows."""
-    return _base_fit(x, folds, held, y, k, choices), _base_fit(x, folds, None, y, k, choices)
-
-
-def _choose_interaction(x, folds, held, y, k, given, g, offset) -> tuple[list[int], list[float]]:
-    best = [(float("inf"), RANKS[0], RIDGES[-1])] * len(x)
-    for rank, ridge in itertools.product(_ranks(x), RIDGES):
-        logits = _interaction(
-            x, folds, held, y, k, given[None], g, offset, [rank] * len(x), [ridge] * len(x)
-        )[0]  # fmt: skip
-        best = [min(old, (_loss(logits[f], y, folds == held[f]), rank, ridge)) for f, old in enumerate(best)]
-    return [rank for _, rank, _ in best], [ridge for *_, ridge in best]
-
-
-def _interaction(x, folds, held, y, k, given, g, offset, ranks, ridges) -> Tensor:
+def _interaction(
+    task: _Task, given: Tensor, g: int, offset: Tensor, choices: Sequence[tuple[int, float]], choosing: bool
+) -> Tensor:
     """q1's logits [B, F, R, k] for given [B, R]: one regression for each version, fold and value of `given`."""
-    count, cut = len(x), _cut(x, ranks)
-    cut = cut[:, :, [*range(max(ranks)), -1]] if max(ranks) < x.shape[2] - 1 else cut
-    training = [_training(folds, held, f) for f in range(count)]
-    rows = [
-        torch.nonzero(training[f] & (version == v)).flatten()
-        for version in given
-        for f in range(count)
-        for v in range(g)
-    ]
-    index, weight = _pad(rows)
-    fold = torch.arange(count).repeat_interleave(g).repeat(len(given))
-    ridge = torch.tensor(ridges, dtype=torch.float64)[fold]
+    cut, folds = _cut(task.x, choices), range(task.count)
+    training = [task.training(f, choosing) for f in folds]
+    cases = itertools.product(given, folds, range(g))
+    index, weight = _pad([torch.nonzero(training[f] & (version == value)).flatten() for version, f, value in cases])
+    fold = torch.arange(task.count).repeat_interleave(g).repeat(len(given))
+    ridge = torch.tensor([ridge for _, ridge in choices], dtype=torch.float64)[fold]
     theta = fit_softmax(
-        cut[fold[:, None], index], y[index], k, ridge, weight=weight, offset=offset[fold[:, None], index],
+        cut[fold[:, None], index], task.y[index], task.k, ridge, weight=weight, offset=offset[fold[:, None], index],
         penalise_bias=True,
     )  # fmt: skip
-    theta = theta.view(len(given), count, g, *theta.shape[1:])
-    return torch.stack([
-        torch.stack([offset[f] + _by_value(cut[f], theta[b, f], version) for f in range(count)])
-        for b, version in enumerate(given)
-    ])  # fmt: skip
+    theta = theta.view(len(given), task.count, g, *theta.shape[1:])
+    logits = [[offset[f] + _by_value(cut[f], own[f], version) for f in folds] for own, version in zip(theta, given)]
+    return torch.stack([torch.stack(each) for each in logits])
 
 
 def _by_value(x: Tensor, theta: Tensor, given: Tensor) -> Tensor:
@@ -186,22 +186,12 @@ def _by_value(x: Tensor, theta: Tensor, given: Tensor) -> Tensor:
     return result
 
 
-def _ranks(x: Tensor) -> list[int]:
-    most = x.shape[2] - 1
-    return sorted({min(rank, most) for rank in RANKS})
+def _temperatures(task: _Task, logits: Tensor) -> list[float]:
+    """What each fold's logits [F, R, k] should be divided by, where it chooses."""
+    return [min(TEMPERATURES, key=lambda t: task.loss(logits[f] / t, f)) for f in range(task.count)]
 
 
-def _loss(logits: Tensor, y: Tensor, rows: Tensor) -> float:
-    return float(torch.nn.functional.cross_entropy(logits[rows], y[rows]))
-
-
-def _temperature(logits: Tensor, y: Tensor, rows: Tensor) -> float:
-    """What the logits should be divided by, as the chosen fold has it."""
-    losses = [_loss(logits[rows] / t, y[rows], slice(None)) for t in TEMPERATURES]
-    return float(TEMPERATURES[min(range(len(losses)), key=losses.__getitem__)])
-
-
-def _held_out(logits: Tensor, temperatures, folds: Tensor) -> Tensor:
+def _held_out(task: _Task, logits: Tensor, temperatures: Sequence[float]) -> Tensor:
     """Each row's log-probabilities from the fold that did not fit on it: [F, R, k] -> [R, k]."""
-    scaled = logits / torch.tensor(temperatures, dtype=torch.float64)[:, None, None]
-    return scaled[folds, torch.arange(len(folds))].log_softmax(1)
+    own = logits[task.folds, torch.arange(len(task.folds))]
+    return (own / torch.tensor(temperatures, dtype=torch.float64)[task.folds, None]).log_softmax(1)

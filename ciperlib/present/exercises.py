@@ -23,10 +23,7 @@ def check_nt_xent(attempt: Callable[[Tensor, Tensor, float], Tensor]) -> str:
         AssertionError: naming the case that fails and what may be wrong.
     """
     z1, z2 = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(0))
-    value = attempt(z1, z2, 0.5)
-    assert value is not None, "the function returns nothing: end it with `return ...`"
-    value = torch.as_tensor(value)
-    assert value.ndim == 0, f"the loss must be one number, not of shape {list(value.shape)}: take the mean over rows"
+    value = _answer(attempt(z1, z2, 0.5), (), "the loss must be one number: take the mean over rows")
     _check_ties(float(attempt(torch.ones(5, 3), torch.ones(5, 3), 0.5)))
     assert _close(attempt(3 * z1, z2, 0.5), value), "longer embeddings change the loss: normalise each row first"
     assert _close(attempt(z2, z1, 0.5), value), "exchanging the views changes the loss: the rows of both views count"
@@ -74,10 +71,7 @@ def check_share(attempt: Callable[[Tensor, Tensor], Tensor]) -> str:
     masks[0, :2] = masks[1, 0] = True
     maps = torch.ones(2, 1, 4, 4)
     maps[:, :, 0] = 5.0
-    shares = attempt(maps, masks)
-    assert shares is not None, "the function returns nothing: end it with `return ...`"
-    shares = torch.as_tensor(shares)
-    assert shares.shape == (2,), f"one share for each of the 2 images, not of shape {list(shares.shape)}"
+    shares = _answer(attempt(maps, masks), (2,), "one share for each of the 2 images")
     area = masks.flatten(1).float().mean(1)
     assert not torch.allclose(shares.float(), area), "that is the mask's area: weigh each pixel by the map"
     expected = torch.tensor([24 / 32, 20 / 32])
@@ -94,9 +88,7 @@ def check_preservation(attempt: Callable[[Tensor, Tensor, int], Tensor]) -> str:
         AssertionError: naming the case that fails and what may be wrong.
     """
     a, b = torch.randn(2, 40, 3, generator=torch.Generator().manual_seed(0))
-    value = attempt(a, b, 5)
-    assert value is not None, "the function returns nothing: end it with `return ...`"
-    assert torch.as_tensor(value).ndim == 0, f"the share must be one number, not of shape {list(value.shape)}"
+    value = _answer(attempt(a, b, 5), (), "the share must be one number")
     assert float(value) < 0.5, f"points that have nothing to do with each other share {float(value):.3f}: count anew"
     same = float(attempt(a, 3 * a + 1, 5))
     assert abs(same - 1) < 1e-6, f"points that were only moved and scaled keep all neighbours: 1, not {same:.3f}"
@@ -125,6 +117,14 @@ def write_student_copies(notebooks: Path, output: Path) -> list[Path]:
         (output / source.name).write_text(body)
         written.append(output / source.name)
     return written
+
+
+def _answer(value: Tensor | float | None, shape: tuple[int, ...], what: str) -> Tensor:
+    """A learner's result as a tensor, once it is one and of the right shape."""
+    assert value is not None, "the function returns nothing: end it with `return ...`"
+    value = torch.as_tensor(value)
+    assert value.shape == shape, f"{what}; this is of shape {list(value.shape)}"
+    return value
 
 
 def _close(a: Tensor, b: Tensor) -> bool:

@@ -61,7 +61,7 @@ def plot_measures(
     """One row a measure, within it one dot a seed and a diamond at the mean for each encoder.
 
     Args:
-        table: columns encoder (the label), method, seed, measure, value.
+        table: columns encoder (the label), method, seed, measure, value; and hollow, where some shall be drawn so.
         measures: name in the table -> how it is called here.
         line: a value that means something in all rows, drawn dotted with its name.
     """
@@ -69,7 +69,7 @@ def plot_measures(
     figure = go.Figure(layout=dict(template=TEMPLATE, width=WIDTH, height=130 + 26 * len(encoders) * len(measures)))
     for e, encoder in enumerate(encoders):
         rows = table[table["encoder"] == encoder]
-        hollow = "without" in encoder
+        hollow = "hollow" in rows and bool(rows["hollow"].iloc[0])
         colour = COLOURS.get(rows["method"].iloc[0], GREY)
         marker = dict(color=colour, size=10, symbol="diamond-open" if hollow else "diamond", line_width=2)
         shift = (e - (len(encoders) - 1) / 2) * 0.8 / len(encoders)
@@ -99,7 +99,8 @@ def plot_measures(
 
 
 def plot_curves(curves: Mapping[str, Mapping[str, Tensor]], *, x_title: str, y_title: str) -> go.Figure:
-    """Mean curves over images: one panel for each of the inner names, one line for each of the outer ones.
+    """Mean curves over images: one panel for each of the inner names, one line for each of the outer ones,
+    the first solid and those that it is compared with dotted.
 
     Args:
         curves: line -> panel -> [B, steps + 1], over equal shares from 0 to 1.
@@ -107,9 +108,9 @@ def plot_curves(curves: Mapping[str, Mapping[str, Tensor]], *, x_title: str, y_t
     panels = list(next(iter(curves.values())))
     figure = make_subplots(cols=len(panels), subplot_titles=panels, horizontal_spacing=0.12)
     for i, (name, parts) in enumerate(curves.items()):
-        dash = "dot" if name in ("random order", "edges") else "solid"
+        dash = "dot" if i else "solid"
         for column, panel in enumerate(panels, 1):
-            mean = parts[panel].mean(0).numpy()
+            mean = parts[panel].mean(0).cpu().numpy()
             figure.add_scatter(
                 x=np.linspace(0, 1, len(mean)), y=mean, name=name, legendgroup=name, showlegend=column == 1,
                 line=dict(color=qualitative.Safe[i], width=3, dash=dash), mode="lines", row=1, col=column,
