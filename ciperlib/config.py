@@ -14,7 +14,12 @@ import yaml
 
 from ciperlib.data.imageset import DATASETS, home
 
-METHODS = ("ciper", "simclr", "simclr_clean_pass", "predictive", "random")
+METHODS = ("ciper", "simclr", "simclr_clean_pass", "predictive", "transformation_prediction", "random")
+TRANSFORMATIONS = (
+    "rotation", "horizontal_flip", "vertical_flip", "inversion", "grayscale", "jigsaw", "blur", "identity", "azimuth",
+    "crop_x", "crop_y", "crop_size", "brightness", "contrast", "saturation", "hue",
+)  # fmt: skip
+CLASS_INFORMATION = ("none", "added", "removed")
 DATASET_STEPS = ("pose", "session")
 IMAGE_STEPS = ("crop", "flip", "jitter", "grayscale")
 STEPS = DATASET_STEPS + IMAGE_STEPS  # of augmentation, in the order in which they are applied
@@ -71,6 +76,8 @@ class Config:
     anchor_gradient: bool = _choice(True, "let the predictive loss reach the anchor's h")
     flip_probability: float = _choice(0.5, "of a mirror image (paper's Table 1: 0.8)", low=0.0, high=1.0)
     jitter_strength: float = _choice(0.4, "brightness, contrast, saturation; hue a quarter", low=0.0, high=2.0)
+    transformation: str = _choice("rotation", "what transformation_prediction predicts", options=TRANSFORMATIONS)
+    class_information: str = _choice("none", "the class: left alone, also predicted, fought", options=CLASS_INFORMATION)
 
     recipe: int = _choice(RECIPE, "which behaviour of the library made the run", low=1, high=RECIPE)
 
@@ -111,7 +118,7 @@ class Config:
         object.__setattr__(self, "method", method)
 
     def _check_pairs(self) -> None:
-        if not self.augmentations and self.method != "random":
+        if not self.augmentations and self.method not in ("random", "transformation_prediction"):
             raise ConfigError(
                 f"augmentations=() does not go with method={self.method!r}: "
                 f"without augmentation there are no views to compare or parameters to predict; choose from {STEPS}"
@@ -131,6 +138,20 @@ class Config:
                 f"augmentations={self.augmentations} does not go with dataset={self.dataset!r}: "
                 f"{' and '.join(sorted(missing))} need images of the same object in known views or places, "
                 "such as dataset='turntable'"
+            )
+        if self.method == "transformation_prediction":
+            self._check_transformation("pose" in known)
+
+    def _check_transformation(self, poses: bool) -> None:
+        if self.transformation == "azimuth" and not poses:
+            raise ConfigError(
+                f"transformation='azimuth' does not go with dataset={self.dataset!r}, whose views are not known; "
+                "choose dataset='turntable', or another transformation"
+            )
+        if self.transformation == "horizontal_flip" and "flip" in self.augmentations:
+            raise ConfigError(
+                "transformation='horizontal_flip' does not go with the augmentation flip, which hides it: "
+                "nobody could tell who mirrored the image; leave flip out"
             )
 
     def canonical(self) -> dict[str, Any]:
@@ -153,8 +174,11 @@ class Config:
     def name(self) -> str:
         """Short, readable, and ending in a hash of `canonical()`: the name of the run's folder."""
         views = "image" if self.augmentations == IMAGE_STEPS else "-".join(self.augmentations)
-        parts = [self.method.replace("_", "-"), *([f"a{self.alpha:g}"] if self.method == "ciper" else [])]
-        parts += [*([views] if self.method != "random" else []), re.sub("[_:/]", "-", self.dataset), f"s{self.seed}"]
+        parts = [self.method, *([f"a{self.alpha:g}"] if self.method == "ciper" else [])]
+        if self.method == "transformation_prediction":
+            parts = ["predicts", self.transformation, *([self.class_information] * (self.class_information != "none"))]
+        parts += [views] if views and self.method != "random" else []
+        parts = [re.sub("[_:/]", "-", part) for part in (*parts, self.dataset, f"s{self.seed}")]
         text = json.dumps(self.canonical(), sort_keys=True, separators=(",", ":"))
         return "-".join([*parts, hashlib.sha256(text.encode()).hexdigest()[:8]])
 
@@ -166,15 +190,18 @@ class Config:
 
 _PREDICTION = ("predictor_width", "standardisation", "anchor_forward", "anchor_gradient")
 _CONTRAST = ("projector_width", "temperature", "contrastive")
+_TRANSFORMATION = ("transformation", "class_information")
 _TRAINING = (
     "augmentations", "epochs", "batch_size", "learning_rate", "momentum", "weight_decay", "precision",
     "flip_probability", "jitter_strength",
 )  # fmt: skip
 _UNREAD = {
-    "simclr": _PREDICTION,
-    "simclr_clean_pass": _PREDICTION,
-    "predictive": _CONTRAST,
-    "random": _PREDICTION + _CONTRAST + _TRAINING,
+    "ciper": _TRANSFORMATION,
+    "simclr": _PREDICTION + _TRANSFORMATION,
+    "simclr_clean_pass": _PREDICTION + _TRANSFORMATION,
+    "predictive": _CONTRAST + _TRANSFORMATION,
+    "transformation_prediction": _CONTRAST + tuple(name for name in _PREDICTION if name != "predictor_width"),
+    "random": _PREDICTION + _CONTRAST + _TRAINING + _TRANSFORMATION,
 }
 
 

@@ -36,6 +36,15 @@ from ciperlib.data.imageset import home
         ({"norm": "group", "width": 2}, ["width=2", "multiple of 4"]),
         ({"recipe": 99}, ["recipe=99", "which behaviour"]),
         ({"coordinates": 1}, ["coordinates=1", "true or false"]),
+        ({"transformation": "rotate"}, ["rotate", "did you mean"]),
+        (
+            {"method": "transformation_prediction", "transformation": "azimuth", "dataset": "cifar10"},
+            ["azimuth", "cifar10", "turntable"],
+        ),
+        (
+            {"method": "transformation_prediction", "transformation": "horizontal_flip"},
+            ["horizontal_flip", "leave flip out"],
+        ),
     ],
 )
 def test_refuses_with_the_name_the_value_and_what_is_allowed(parameters, words):
@@ -68,9 +77,13 @@ def test_every_choice_that_is_read_changes_the_name():
         precision="float32", temperature=0.2, contrastive="cross_view", standardisation="fixed",
         anchor_forward="joint", anchor_gradient=False, flip_probability=0.8, jitter_strength=0.8,
     )  # fmt: skip
-    assert other.keys() | {"recipe"} == Config.__dataclass_fields__.keys()
+    levels = {"transformation": "jigsaw", "class_information": "added"}  # read by one method
+    assert other.keys() | levels.keys() | {"recipe"} == Config.__dataclass_fields__.keys()
     names = {Config(**{field: value}).name for field, value in other.items()}
-    assert len(names | {Config().name}) == len(other) + 1
+    names |= {Config(method="transformation_prediction", **{field: value}).name for field, value in levels.items()}
+    assert len(names | {Config().name}) == len(other) + len(levels) + 1
+    for method in set(METHODS) - {"transformation_prediction"}:
+        assert Config(method=method, **levels).name == Config(method=method).name
 
 
 def test_a_choice_that_the_method_never_reads_changes_nothing():
@@ -80,6 +93,15 @@ def test_a_choice_that_the_method_never_reads_changes_nothing():
     assert Config(method="simclr", temperature=0.2).name != simclr
     assert Config(method="predictive", temperature=0.2).name == Config(method="predictive").name
     assert Config(temperature=0.2).name != Config().name
+
+
+def test_a_transformation_can_be_predicted_without_augmentation():
+    config = Config(method="transformation_prediction", augmentations=(), class_information="removed", seed=3)
+    assert config.name.startswith("predicts-rotation-removed-turntable-s3-")
+    assert (
+        Config(method="transformation_prediction", temperature=0.1, augmentations=(), seed=3).name
+        == Config(method="transformation_prediction", augmentations=(), seed=3).name
+    )
 
 
 def test_a_random_encoder_does_not_depend_on_how_it_would_be_trained():

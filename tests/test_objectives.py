@@ -20,8 +20,9 @@ def make(method="ciper", augmentations=KINDS[0], **choices):
     augmentation = make_augmentation(config, images)
     generator = torch.Generator().manual_seed(0)
     index = torch.arange(16)
-    views = tuple(augmentation(images, index, generator) for _ in range(2))
-    return make_objective(config, augmentation.specs), Batch(index, images.floats(index), views)
+    objective = make_objective(config, augmentation.specs, categories=10)
+    views = tuple(augmentation(images, index, generator) for _ in range(objective.views))
+    return objective, Batch(index, images.floats(index), views, images.factors["category"][index])
 
 
 @pytest.mark.parametrize("augmentations", KINDS)
@@ -144,3 +145,53 @@ def test_fixed_standardisation_uses_the_constants_it_was_given():
 def test_a_random_encoder_has_no_heads():
     objective, _ = make("random")
     assert all(name.startswith("encoder.") for name in objective.state_dict())
+
+
+def level_task(class_information="none", **choices):
+    return make("transformation_prediction", (), norm="group", class_information=class_information, **choices)
+
+
+def test_the_level_is_predicted_by_cross_entropy_from_h_alone():
+    objective, batch = level_task()
+    (view,) = batch.views
+    h = objective.encoder(view.images)
+    expected = torch.nn.functional.cross_entropy(objective.level_predictor(h), view.parameters[:, -1].long())
+    torch.testing.assert_close(objective(batch).total, expected)
+    assert objective(batch).adversary is None
+    assert objective.class_predictor is None
+
+
+def test_an_added_class_is_one_more_term():
+    objective, batch = level_task("added")
+    result = objective(batch)
+    torch.testing.assert_close(result.total, result.terms["transformation"] + result.terms["class"])
+
+
+def test_an_adversary_and_the_rest_never_reach_each_other_s_parameters():
+    objective, batch = level_task("removed")
+    result = objective(batch)
+    head = {f"class_predictor.{name}" for name, _ in objective.class_predictor.named_parameters()}
+    result.total.backward(retain_graph=True)
+    reached = {name for name, p in objective.named_parameters() if p.grad is not None}
+    assert reached == {name for name, _ in objective.named_parameters()} - head
+    objective.zero_grad(set_to_none=True)
+    result.adversary.backward()
+    assert {name for name, p in objective.named_parameters() if p.grad is not None} == head
+
+
+def test_the_encoder_s_part_of_the_fight_is_least_at_equal_chances():
+    objective, batch = level_task("removed")
+    for parameter in objective.class_predictor[-1].parameters():
+        torch.nn.init.zeros_(parameter)
+    result = objective(batch)
+    fought = result.total - result.terms["transformation"]
+    torch.testing.assert_close(fought, torch.tensor(10.0).log())  # ten categories: log 10 is the minimum
+    torch.nn.init.normal_(objective.class_predictor[-1].weight)
+    result = objective(batch)
+    assert result.total - result.terms["transformation"] > 2.31
+
+
+def test_a_class_that_is_not_known_cannot_be_added():
+    config = Config(**{**TINY, "method": "transformation_prediction", "class_information": "added"})
+    with pytest.raises(ValueError, match="needs images with a factor category"):
+        make_objective(config, make_augmentation(config, make_noise_images()).specs)

@@ -93,6 +93,28 @@ def test_a_stopped_run_resumes_to_the_bit(precision, tmp_path):
     assert resumed.history[losses].equals(whole.history[losses])
 
 
+@pytest.mark.parametrize("class_information", ["none", "added", "removed"])
+def test_a_transformation_is_learned_with_and_without_the_class(class_information, tmp_path):
+    choices = {**TINY, "method": "transformation_prediction", "augmentations": "", "epochs": 6, "train_size": 200,
+               "batch_size": 50, "class_information": class_information}  # fmt: skip
+    history = quiet(Config(**choices), tmp_path).history
+    assert history["transformation"].iloc[-1] < 0.9 * history["transformation"].iloc[0]
+    assert ("class" in history) == (class_information != "none")
+
+
+def test_an_adversary_s_run_resumes_to_the_bit(tmp_path):
+    choices = {"method": "transformation_prediction", "augmentations": "", "class_information": "removed"}
+    config = Config(**{**TINY, **choices})
+    whole = quiet(config, tmp_path / "whole")
+
+    def stop(progress):
+        raise StopError
+
+    with pytest.raises(StopError):
+        quiet(config, tmp_path / "parts", on_epoch=stop, save_every=0)
+    assert weights(quiet(config, tmp_path / "parts")) == weights(whole)
+
+
 def test_forgetting_the_momentum_would_be_noticed(tiny, tmp_path, monkeypatch):
     """The planted fault for the test above."""
     whole = quiet(tiny, tmp_path / "whole")

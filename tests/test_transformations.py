@@ -5,12 +5,32 @@ import torch
 import torchvision.transforms.functional as TF
 from conftest import make_noise_images
 
+from ciperlib import config
 from ciperlib.analyse.orbits import LEVEL, SOURCE, as_orbits, extract_orbits
 from ciperlib.data import load_images
-from ciperlib.learn.transformations import BLURS, TRANSFORMATIONS, azimuth_steps, blur, jigsaw, make_transformation
+from ciperlib.learn.augment import Augmentation
+from ciperlib.learn.pixels import BLENDS
+from ciperlib.learn.transformations import (
+    BLURS,
+    PARAMETER_STEPS,
+    TRANSFORMATIONS,
+    Transformed,
+    azimuth_steps,
+    blur,
+    jigsaw,
+    make_transformation,
+    parameter_steps,
+)
+
+MOVES_PIXELS = [name for name in TRANSFORMATIONS if name not in ("azimuth", *PARAMETER_STEPS)]
 
 
-@pytest.mark.parametrize("name", TRANSFORMATIONS)
+def test_the_config_knows_all_of_them():
+    assert sorted(config.TRANSFORMATIONS) == sorted(TRANSFORMATIONS)
+    assert all(t.name == name and len(t.leak) > 10 for name, t in TRANSFORMATIONS.items())
+
+
+@pytest.mark.parametrize("name", MOVES_PIXELS)
 def test_level_0_leaves_the_image_and_ids_stay(name):
     images, transformation = make_noise_images(5), make_transformation(name)
     for level in range(transformation.m):
@@ -20,7 +40,6 @@ def test_level_0_leaves_the_image_and_ids_stay(name):
         assert torch.equal(changed.images, images.images) == (level == 0 or name == "identity")
     with pytest.raises(ValueError, match="has levels 0 to"):
         transformation(images, transformation.m)
-    assert len(transformation.leak) > 10
 
 
 @pytest.mark.parametrize(
@@ -76,16 +95,63 @@ def test_orbits_have_every_level_of_every_image_in_order():
 
 def test_the_turntable_turns_by_rendering():
     images = load_images("turntable", "test", size=6)
-    step = azimuth_steps(4)
-    turned = step(images, 1)
-    torch.testing.assert_close(
-        (turned.factors["azimuth"] - images.factors["azimuth"]) % (2 * torch.pi), torch.full((6,), torch.pi / 2),
-        atol=1e-5, rtol=0,
-    )  # fmt: skip
-    same = step(images, 0).images.float() - images.images
-    assert same.abs().max() <= 1
+    step, part = azimuth_steps(4), torch.pi / 2
+    level = step.draw_levels(images, torch.arange(6), torch.Generator())
+    for k in range(4):
+        turned = step(images, k)
+        azimuth = turned.factors["azimuth"]
+        assert torch.equal((azimuth / part).long(), torch.full((6,), k))
+        torch.testing.assert_close(azimuth % part, images.factors["azimuth"] % part, atol=1e-5, rtol=0)
+        own = level == k
+        if own.any():  # images that are in that part already are what they were
+            assert (turned.images[own].float() - images.images[own]).abs().max() <= 1
     with pytest.raises(ValueError, match="only the turntable"):
         step(make_noise_images(3), 1)
+
+
+@pytest.mark.parametrize("name", PARAMETER_STEPS)
+def test_a_parameter_s_levels_are_the_augmentation_with_the_others_neutral(name):
+    x = make_noise_images(3).floats()
+    step = parameter_steps(name, 3)
+    low, high = PARAMETER_STEPS[name][:2]
+    for level, value in enumerate((low, (low + high) / 2, high)):
+        changed = step.apply(x, level)
+        if name in BLENDS:
+            torch.testing.assert_close(changed, getattr(TF, f"adjust_{name}")(x, value), atol=1e-4, rtol=0)
+        elif name == "hue":
+            torch.testing.assert_close(changed, TF.adjust_hue(x, value), atol=5e-3, rtol=0)
+        else:
+            side = round((value if name == "crop_size" else 0.5) * 16)
+            left, top = {"crop_x": (value * 16, 0), "crop_y": (0, value * 16)}.get(name, ((16 - side) / 2,) * 2)
+            crop = TF.resized_crop(x, round(top), round(left), side, side, [16, 16], antialias=False)
+            torch.testing.assert_close(changed, crop, atol=1e-4, rtol=0)
+    with pytest.raises(ValueError, match="there are no steps of 'flip'"):
+        parameter_steps("flip")
+
+
+@pytest.mark.parametrize("steps", [(), ("crop", "flip")])
+def test_a_transformation_on_top_of_an_augmentation(steps):
+    """Every level is drawn as often, said in the last column, and comes after the base."""
+    images = make_noise_images(40)
+    both = Transformed(Augmentation(steps), make_transformation("rotation"))
+    index = torch.arange(40).repeat(50)
+    view = both(images, index, torch.Generator().manual_seed(0))
+    level = view.parameters[:, -1].long()
+    assert torch.bincount(level).min() > 430
+    assert both.specs[-1].high == 3
+    torch.testing.assert_close(both.replay(images.images[index], view.parameters), view.images)
+    base = both.base(images, index, torch.Generator().manual_seed(0))
+    for k in range(4):
+        torch.testing.assert_close(view.images[level == k], torch.rot90(base.images[level == k], k, (2, 3)))
+
+
+def test_an_azimuth_is_read_off_the_image_it_came_from():
+    images = load_images("turntable", "train", size=200)
+    both = Transformed(Augmentation(("pose",)), azimuth_steps(4))
+    view = both(images, torch.arange(200), torch.Generator().manual_seed(0))
+    expected = images.factors["azimuth"][view.source] // (torch.pi / 2)
+    assert torch.equal(view.parameters[:, -1], expected)
+    torch.testing.assert_close(view.images, images.floats(view.source))
 
 
 def test_an_unknown_transformation():

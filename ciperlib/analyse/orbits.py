@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from ciperlib.analyse.features import Features, FeaturesError, extract_features
 from ciperlib.data.imageset import ImageSet
-from ciperlib.learn.transformations import Transformation
+from ciperlib.learn.transformations import LEVEL, Transformation
 
-SOURCE, LEVEL = "source", "level"  # the factors that every orbit has
+SOURCE = "source"  # every orbit has the factors `source` and `level`
 
 
 def extract_orbits(encoder: nn.Module, images: ImageSet, transformation: Transformation, **options: Any) -> Features:

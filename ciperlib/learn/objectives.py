@@ -18,19 +18,26 @@ from ciperlib.learn.parallel import gather
 
 
 class Batch(NamedTuple):
-    """What an objective is given: `index` [B] into the image set, `anchor` float [B, 3, H, W], and the views."""
+    """What an objective is given: `index` [B] into the image set, `anchor` float [B, 3, H, W], the views, and each
+    image's category, int64 [B], where it is known (only a control that asks for class information reads it)."""
 
     index: Tensor
     anchor: Tensor
     views: tuple[View, ...]
+    category: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Losses:
-    """`total` is what is minimised; `terms` are its parts, unweighted."""
+    """`total` is what is minimised; `terms` are its parts, unweighted.
+
+    `adversary` is what a head that is trained against the rest minimises. The trainer takes a step for each in turn;
+    neither may reach the other's parameters. One SGD is as good as two: its momentum is each parameter's own.
+    """
 
     total: Tensor
     terms: dict[str, Tensor]
+    adversary: Tensor | None = None
 
 
 class ContrastiveHead(nn.Module):
@@ -105,9 +112,10 @@ class Objective(nn.Module):
     views = 2
     compute = 2
 
-    def __init__(self, config: Config, specs: Sequence[ParameterSpec]):
+    def __init__(self, config: Config, specs: Sequence[ParameterSpec], categories: int = 0):
         super().__init__()
         self.config = config
+        self.categories = categories
         self.encoder = make_encoder(config)
         self.build_heads(self.encoder.representation_size, config, specs)
 
@@ -193,6 +201,45 @@ class CIPER(Objective):
         return Losses(total, {"contrastive": contrastive, "predictive": predictive})
 
 
+class TransformationPrediction(Objective):
+    """Which transformation was put on top of the view? Read from h alone (arXiv 2411.06508; Gidaris et al. 2018).
+
+    `class_information` is that paper's verification, the class added to the task or taken out of h. "added": a second
+    head predicts the category too. "removed": that head is an adversary; it learns to read the category from h, and the
+    encoder learns to leave it at chance. The encoder's part is the cross-entropy between the adversary's answer and
+    equal chances, which has a minimum; the paper's minus cross-entropy has none. Both heads are trained in turns.
+    """
+
+    views = 1
+    compute = 1
+
+    def build_heads(self, inputs, config, specs):
+        level = specs[-1]
+        with seeded(config.seed, "level_predictor"):
+            self.level_predictor = make_predictor(inputs, config.predictor_width, int(level.high) + 1)
+        self.class_predictor = None
+        if config.class_information != "none":
+            if not self.categories:
+                raise ValueError(f"class_information={config.class_information!r} needs images with a factor category")
+            with seeded(config.seed, "class_predictor"):
+                self.class_predictor = make_predictor(inputs, config.predictor_width, self.categories)
+
+    def forward(self, batch: Batch) -> Losses:
+        (h,) = self.represent_views(batch)
+        level = gather(batch.views[0].parameters)[:, -1].long()
+        loss = F.cross_entropy(gather(self.level_predictor(h)).float(), level)
+        terms, category = {"transformation": loss}, batch.category
+        if self.class_predictor is None:
+            return Losses(loss, terms)
+        if self.config.class_information == "added":
+            terms["class"] = F.cross_entropy(gather(self.class_predictor(h)).float(), gather(category))
+            return Losses(loss + terms["class"], terms)
+        fixed = {name: parameter.detach() for name, parameter in self.class_predictor.named_parameters()}
+        confusion = -torch.func.functional_call(self.class_predictor, fixed, (h,)).float().log_softmax(1).mean()
+        terms["class"] = F.cross_entropy(self.class_predictor(h.detach()).float(), category)
+        return Losses(loss + confusion, terms, adversary=terms["class"])
+
+
 class Random(Objective):
     """The floor: an encoder as it was born. It is never trained."""
 
@@ -207,10 +254,12 @@ OBJECTIVES = {
     "simclr_clean_pass": SimCLRCleanPass,
     "predictive": Predictive,
     "ciper": CIPER,
+    "transformation_prediction": TransformationPrediction,
     "random": Random,
 }
 
 
-def make_objective(config: Config, specs: Sequence[ParameterSpec]) -> Objective:
-    """The config's objective with fresh weights, for an augmentation with these parameter specs."""
-    return OBJECTIVES[config.method](config, specs)
+def make_objective(config: Config, specs: Sequence[ParameterSpec], categories: int = 0) -> Objective:
+    """The config's objective with fresh weights, for an augmentation with these parameter specs and images of so many
+    categories (0: not known)."""
+    return OBJECTIVES[config.method](config, specs, categories)

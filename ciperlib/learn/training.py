@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from ciperlib.learn.devices import environment, find_device
 from ciperlib.learn.encoders import derived_seed
 from ciperlib.learn.objectives import Batch, Objective, make_objective
 from ciperlib.learn.parallel import processes, rank, wait_for_all, world_size
+from ciperlib.learn.progress import Progress, make_reporter
 from ciperlib.learn.runs import (
     ENCODER,
     HEADS,
@@ -37,23 +37,13 @@ from ciperlib.learn.runs import (
     write_run,
     write_state,
 )
+from ciperlib.learn.transformations import Transformed, make_transformation
 
 CALIBRATION_DRAWS = 20_000  # parameter rows behind the fixed standardisation
-SECONDS_BETWEEN_LINES = 10.0
 
 
 class TrainingError(RuntimeError):
     """A training that cannot go on; the message says where it stopped and what to change."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What `on_epoch` is given after each epoch: which one it was, its mean losses, and the objective itself."""
-
-    epoch: int  # 1 after the first
-    epochs: int
-    losses: dict[str, float]
-    objective: Objective
 
 
 def fit(
@@ -109,7 +99,7 @@ def _train(config, folder, device, data_root, on_epoch, progress, save_every) ->
     trainer = Trainer(config, images, device)
     epochs = 0 if config.method == "random" else config.epochs
     trainer.resume(folder)
-    report = _reporter(progress if first else "none", config, epochs, len(trainer.history))
+    report = make_reporter(progress if first else "none", config, epochs, len(trainer.history))
     saved = time.monotonic()
     while len(trainer.history) < epochs:
         row = trainer.train_epoch()
@@ -137,7 +127,9 @@ class Trainer:
     def __init__(self, config: Config, images: ImageSet, device: torch.device):
         self.config, self.images, self.device = config, images, device
         self.augmentation = make_augmentation(config, images)
-        self.objective = make_objective(config, self.augmentation.specs)
+        self.category = images.factors.get("category")
+        categories = 0 if self.category is None else int(self.category.max()) + 1
+        self.objective = make_objective(config, self.augmentation.specs, categories)
         self.objective.encoder.normalise_with(images.images.cpu())
         self.objective = self.objective.to(device, memory_format=torch.channels_last)
         self._calibrate()
@@ -160,6 +152,8 @@ class Trainer:
     def _parallel(self, objective: Objective) -> nn.Module:
         if world_size() == 1:
             return objective
+        if self.config.class_information == "removed":
+            raise TrainingError("an adversary is trained by one process; leave out torchrun")
         if self.config.batch_size % world_size():
             raise TrainingError(f"batch_size={self.config.batch_size} cannot be shared by {world_size()} processes")
         if self.device.type == "cuda":
@@ -183,9 +177,10 @@ class Trainer:
                 losses = self.model(batch)
             if (self.device.type == "cpu" or step == self.steps - 1) and not losses.total.isfinite():
                 self._refuse(epoch, losses.terms)
-            self.optimiser.zero_grad(set_to_none=True)
-            (losses.total * world_size()).backward()  # data parallel averages; the gradient's parts want a sum
-            self.optimiser.step()
+            # data parallel averages; the gradient's parts want a sum
+            self._step(losses.total * world_size())
+            if losses.adversary is not None:
+                self._step(losses.adversary)
             self.objective.after_step(epoch * self.steps + step + 1)
             for name, value in {"total": losses.total, **losses.terms}.items():
                 sums[name] = sums.get(name, 0) + value.detach()
@@ -196,6 +191,12 @@ class Trainer:
         self.history.append({"epoch": epoch + 1, **means, "learning_rate": rate, "seconds": round(self.seconds, 3)})
         return self.history[-1]
 
+    def _step(self, loss: Tensor) -> None:
+        """Moves the parameters that the loss reaches; the others, and their momentum, stay as they are."""
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimiser.step()
+
     def _batches(self, epoch: int) -> Iterator[Batch]:
         """The epoch's batches: the same on every process up to the slice it takes."""
         generator = torch.Generator(self.device).manual_seed(derived_seed(self.config.seed, "epoch", epoch))
@@ -205,7 +206,8 @@ class Trainer:
         for index in order[: self.steps * self.config.batch_size].split(self.config.batch_size):
             drawn = [self.augmentation(self.images, index, generator) for _ in range(self.objective.views)]
             views = tuple(View(_fast(v.images[mine]), v.parameters[mine], v.source[mine]) for v in drawn)
-            yield Batch(index[mine], _fast(self.images.floats(index[mine])), views)
+            category = None if self.category is None else self.category[index[mine]]
+            yield Batch(index[mine], _fast(self.images.floats(index[mine])), views, category)
 
     def _set_rate(self, step: int) -> float:
         """Cosine from the config's rate to 0 over all steps (paper, section 4.1)."""
@@ -269,43 +271,19 @@ class Trainer:
         }
 
 
-def make_augmentation(config: Config, images: ImageSet) -> Augmentation:
-    """The config's augmentation for an image set."""
-    return Augmentation(
+def make_augmentation(config: Config, images: ImageSet) -> Augmentation | Transformed:
+    """The config's augmentation for an image set, with the transformation that is to be predicted on top."""
+    augmentation = Augmentation(
         config.augmentations,
         sessions=len(images.labels.get("session", ())),
         pose=tuple(name for name in POSE if name in images.factors) or POSE,
         flip_probability=config.flip_probability,
         jitter_strength=config.jitter_strength,
     )
+    if config.method != "transformation_prediction":
+        return augmentation
+    return Transformed(augmentation, make_transformation(config.transformation))
 
 
 def _fast(images: Tensor) -> Tensor:
     return images.contiguous(memory_format=torch.channels_last)
-
-
-def _reporter(style: str, config: Config, epochs: int, done: int) -> Callable[[dict[str, float]], None]:
-    """A function that shows one history row, as a bar, as a line every few seconds, or not at all."""
-    if style == "bar":
-        from tqdm.auto import tqdm
-
-        bar = tqdm(total=epochs, initial=done, desc=config.name, unit="epoch", file=sys.stdout)
-
-        def advance(row: dict[str, float]) -> None:
-            bar.set_postfix({k: f"{v:.3f}" for k, v in row.items() if k not in ("epoch", "learning_rate", "seconds")})
-            bar.update()
-            if row["epoch"] == epochs:
-                bar.close()
-
-        return advance
-    if style == "lines" and done:
-        print(f"{config.name}  goes on after epoch {done}", flush=True)
-    shown = [-SECONDS_BETWEEN_LINES]
-
-    def line(row: dict[str, float]) -> None:
-        if style == "lines" and (row["epoch"] == epochs or time.monotonic() - shown[0] >= SECONDS_BETWEEN_LINES):
-            shown[0] = time.monotonic()
-            terms = "  ".join(f"{k} {v:.3f}" for k, v in row.items() if k not in ("epoch", "learning_rate", "seconds"))
-            print(f"{config.name}  epoch {row['epoch']}/{epochs}  {terms}  {row['seconds']:.0f} s", flush=True)
-
-    return line

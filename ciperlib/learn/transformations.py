@@ -12,8 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ciperlib.config import IMAGE_STEPS
 from ciperlib.data.imageset import ImageSet
+from ciperlib.learn.augment import Augmentation, ParameterSpec, View
 
+LEVEL = "level"  # the parameter that says at which level an image is
 BLURS = (0, 5, 9, 15)  # side of the Gaussian's window at 32x32; 0 does nothing
 TILES = tuple(itertools.permutations(range(4)))
 
@@ -24,7 +27,7 @@ class Transformation:
 
     Attributes:
         name: of the transformation.
-        levels: what the levels are called; level 0 leaves the image as it is.
+        levels: what the levels are called; level 0 of those that move or recolour pixels leaves the image as it is.
         apply: (images float [B, 3, H, W] in 0..1, level) -> the same shape.
         lossy: whether two levels can give the same image for *every* image (then H(A|X) > 0), or information on the
             image is lost. A rotation is neither; grayscale of a grey image is an exception, not the rule.
@@ -45,19 +48,58 @@ class Transformation:
         """The image set at one level, rounded to whole grey values, with the same ids, groups and factors.
 
         Raises:
-            ValueError: no such level.
+            ValueError: no such level, or images that it cannot be done to.
         """
         if not 0 <= level < self.m:
             raise ValueError(f"{self.name} has levels 0 to {self.m - 1}, not {level}")
+        return self._at(images, level)
+
+    def _at(self, images: ImageSet, level: int) -> ImageSet:
         parts = [
             self.apply(images.floats(slice(i, i + 1024)), level).mul(255).round().clamp(0, 255).byte()
             for i in range(0, len(images), 1024)
         ]
         return replace(images, images=torch.cat(parts))
 
+    def draw_levels(self, images: ImageSet, source: Tensor, generator: torch.Generator) -> Tensor:
+        """A level for each of the images at `source` [B], int64, all as likely."""
+        drawn = torch.randint(self.m, (len(source),), generator=generator, device=generator.device)
+        return drawn.to(images.device)
+
+    def apply_each(self, images: Tensor, level: Tensor) -> Tensor:
+        """Each image at its own level: float [B, 3, H, W] and int64 [B] to [B, 3, H, W]."""
+        changed = images.clone()
+        for value in level.unique().tolist():
+            rows = level == value
+            changed[rows] = self.apply(images[rows], value)
+        return changed
+
+
+class Transformed:
+    """An augmentation with a transformation on top, at a level drawn for each image: the last of the parameters.
+
+    It has an `Augmentation`'s face. What the base does comes first, so that it cannot move the level.
+    """
+
+    def __init__(self, base: Augmentation, transformation: Transformation):
+        self.base, self.transformation = base, transformation
+        self.specs = (*base.specs, ParameterSpec(LEVEL, "categorical", 0, transformation.m - 1))
+
+    @torch.no_grad()
+    def __call__(self, image_set: ImageSet, index: Tensor, generator: torch.Generator) -> View:
+        view = self.base(image_set, index, generator)
+        level = self.transformation.draw_levels(image_set, view.source, generator)
+        parameters = torch.cat([view.parameters, level[:, None].float()], 1)
+        return View(self.transformation.apply_each(view.images, level), parameters, view.source)
+
+    @torch.no_grad()
+    def replay(self, images: Tensor, parameters: Tensor) -> Tensor:
+        """As `Augmentation.replay`."""
+        return self.transformation.apply_each(self.base.replay(images, parameters[:, :-1]), parameters[:, -1].long())
+
 
 def make_transformation(name: str) -> Transformation:
-    """One of `TRANSFORMATIONS` by name; ValueError for another."""
+    """One of `TRANSFORMATIONS` by name, those with a free number of levels at 4; ValueError for another name."""
     if name not in TRANSFORMATIONS:
         raise ValueError(f"there is no transformation {name!r}; choose one of {', '.join(TRANSFORMATIONS)}")
     return TRANSFORMATIONS[name]
@@ -105,6 +147,79 @@ def _grey(images: Tensor, level: int) -> Tensor:
     return (images * weights).sum(1, keepdim=True).expand_as(images) if level else images
 
 
+class _Azimuth(Transformation):
+    """Level k is an azimuth in the k-th part of a circle: rendered anew for an orbit, read off for a training image.
+
+    Where in its part an image lies is its own: the part is the level, and every level is as likely.
+    """
+
+    def _at(self, images: ImageSet, level: int) -> ImageSet:
+        from ciperlib.data import turntable
+
+        if not images.name.startswith("turntable"):
+            raise ValueError(f"only the turntable can turn its objects, not {images.name}")
+        part = 2 * math.pi / self.m
+        azimuth = images.factors["azimuth"] % part + level * part
+        factors = {**images.factors, "azimuth": azimuth}
+        size = images.images.shape[-1]
+        rendered = turntable.render(*(factors[name] for name in turntable.POSE), image_size=size)
+        return replace(images, images=rendered.images, masks=rendered.masks, factors=factors)
+
+    def draw_levels(self, images: ImageSet, source: Tensor, generator: torch.Generator) -> Tensor:
+        part = 2 * math.pi / self.m
+        return (images.factors["azimuth"][source] % (2 * math.pi) / part).long().clamp(max=self.m - 1)
+
+
+def azimuth_steps(m: int = 4) -> Transformation:
+    """The object's azimuth in m equal parts of a circle."""
+    levels = tuple(f"{360 * i / m:g}° to {360 * (i + 1) / m:g}°" for i in range(m))
+    return _Azimuth(
+        "azimuth", levels, _same, False, "from the picture alone, never from pixels: each level is rendered"
+    )
+
+
+def parameter_steps(name: str, m: int = 4) -> Transformation:
+    """One of CIPER's augmentation parameters at m values from end to end of its range, the others doing nothing.
+
+    Args:
+        name: crop_x or crop_y (of a crop of half the side), crop_size (the side, in the middle), brightness, contrast,
+            saturation or hue.
+
+    Raises:
+        ValueError: another name.
+    """
+    if name not in PARAMETER_STEPS:
+        raise ValueError(f"there are no steps of {name!r}, but of {', '.join(PARAMETER_STEPS)}")
+    low, high, leak = PARAMETER_STEPS[name]
+    values = [low + (high - low) * i / (m - 1) for i in range(m)]
+    levels = tuple(f"{name} {value:.2g}" for value in values)
+    return Transformation(name, levels, partial(_set, name=name, values=values), name != "hue", leak)
+
+
+PARAMETER_STEPS = {  # low, high, leak; of the teaching config's augmentation
+    "crop_x": (0.0, 0.5, "from which edge of the scene is cut off"),
+    "crop_y": (0.0, 0.5, "from whether floor or wall is seen"),
+    "crop_size": (0.45, 1.0, "from the blur of what was enlarged"),
+    "brightness": (0.6, 1.4, "from white pixels that overflow"),
+    "contrast": (0.6, 1.4, "from the spread of grey values"),
+    "saturation": (0.6, 1.4, "from the strongest colour"),
+    "hue": (-0.1, 0.1, "from the usual colours"),
+}
+
+
+def _set(images: Tensor, level: int, name: str, values: list[float]) -> Tensor:
+    """The augmentation replayed with one parameter at a value and the others neutral."""
+    named = dict(crop_x=0, crop_y=0, crop_height=1, crop_width=1, brightness=1, contrast=1, saturation=1)
+    value = values[level]
+    if name == "crop_size":
+        named |= dict(crop_x=(1 - value) / 2, crop_y=(1 - value) / 2, crop_height=value, crop_width=value)
+    else:
+        named |= {**(dict(crop_height=0.5, crop_width=0.5) if "crop" in name else {}), name: value}
+    augmentation = Augmentation(IMAGE_STEPS)
+    row = torch.tensor([float(named.get(spec.name, 0)) for spec in augmentation.specs])
+    return augmentation.replay(images, row.expand(len(images), -1))
+
+
 TRANSFORMATIONS = {
     t.name: t
     for t in (
@@ -123,26 +238,7 @@ TRANSFORMATIONS = {
                        "from edges that do not continue across the seams"),
         Transformation("blur", tuple(f"window {side}" if side else "sharp" for side in BLURS), blur, True,
                        "from the sharpness of any edge"),
+        azimuth_steps(),
+        *(parameter_steps(name) for name in PARAMETER_STEPS),
     )
 }  # fmt: skip
-
-
-def azimuth_steps(m: int = 4) -> Transformation:
-    """The turntable's object turned by 0, 1/m, ... of a circle: rendered anew, with light and shadow as they fall."""
-    levels = tuple(f"{360 * i / m:g}°" for i in range(m))
-    return _Turned("azimuth", levels, _same, False, "from the picture alone, never from pixels: each level is rendered")
-
-
-class _Turned(Transformation):
-    def __call__(self, images: ImageSet, level: int) -> ImageSet:
-        from ciperlib.data import turntable
-
-        if not images.name.startswith("turntable"):
-            raise ValueError(f"only the turntable can turn its objects, not {images.name}")
-        if not 0 <= level < self.m:
-            raise ValueError(f"{self.name} has levels 0 to {self.m - 1}, not {level}")
-        azimuth = (images.factors["azimuth"] + 2 * math.pi * level / self.m) % (2 * math.pi)
-        factors = {**images.factors, "azimuth": azimuth}
-        size = images.images.shape[-1]
-        rendered = turntable.render(*(factors[name] for name in turntable.POSE), image_size=size)
-        return replace(images, images=rendered.images, masks=rendered.masks, factors=factors)
