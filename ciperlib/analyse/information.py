@@ -16,13 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ciperlib.analyse.direct import direct_surprise
 from ciperlib.analyse.features import Features
 from ciperlib.analyse.networks import information_by_networks
 from ciperlib.analyse.orbits import LEVEL, as_orbits
 from ciperlib.analyse.results import one_row_table
 from ciperlib.analyse.solvers import bootstrap_interval
 from ciperlib.analyse.summary import Summaries, deal_folds, summarise
-from ciperlib.analyse.vinformation import Estimate, estimate, interaction_statistic
+from ciperlib.analyse.vinformation import estimate, interaction_statistic
 
 FOLDS = 5
 AGREEMENT_NATS = 0.03  # how far two estimates of the same quantity may lie apart, beside sampling
@@ -41,7 +42,8 @@ class ExplainingAway:
         target: the class's factor. n: images. levels: m. classes: K.
         value, low, high: the smaller of forward and backward, capped by the bound; 95% bootstrap over groups.
         forward, backward: I_A and I_C, raw. bound: the smaller of the two entropies.
-        level_entropy, class_entropy: H(A|Z) and H(C|Z), cross-entropies of q0.
+        level_entropy, class_entropy: H(A|Z) and H(C|Z), the smaller cross-entropy of q0 and of a logistic regression on
+            the representations themselves.
         forward_mlp, backward_mlp: the same by small neural networks instead of linear maps.
         shuffled: I_A for classes dealt out to other images (N1): what capacity alone gives.
         p_value: of I_A among draws of the class from q(c|z) (N2).
@@ -127,10 +129,14 @@ def explaining_away(
         pairs = ((level, m, category, classes), (category, classes, level, m))
         by_network = tuple(information_by_networks(extended, *pair, seed=seed) for pair in pairs)
     shuffled, p_value = _controls(summaries, forward, backward, level, m, category, classes, n, nulls, seed)
-    value, low, high, bound = _capped(forward, backward, groups, m, seed, draws)
+    known = [direct_surprise(z, y, k, rows.groups, seed) for y, k in ((level, m), (category, classes))]
+    value, low, high = _capped(
+        [forward.terms(), backward.terms(), forward.surprise(), backward.surprise(), *known], groups, m, seed, draws
+    )
+    entropies = [min(q0.entropy(), float(direct.mean())) for q0, direct in zip((forward, backward), known)]
     numbers = dict(
-        value=value, low=low, high=high, forward=forward.information(), backward=backward.information(), bound=bound,
-        level_entropy=forward.entropy(), class_entropy=backward.entropy(), forward_mlp=by_network[0],
+        value=value, low=low, high=high, forward=forward.information(), backward=backward.information(),
+        bound=min(entropies), level_entropy=entropies[0], class_entropy=entropies[1], forward_mlp=by_network[0],
         backward_mlp=by_network[1], shuffled=shuffled, p_value=p_value,
     )  # fmt: skip
     error = (forward.terms() - backward.terms()).view(n, m).mean(1).std() / math.sqrt(n)
@@ -141,7 +147,8 @@ def explaining_away(
 
 
 def conditional_entropy(orbits: Features, target: str = LEVEL, *, seed: int = 0) -> float:
-    """H(A|Z) in nats (or H(C|Z), for a categorical target): the cross-fitted cross-entropy of a linear model.
+    """H(A|Z) in nats (or H(C|Z), for a categorical target): the smaller cross-fitted cross-entropy of two linear
+    models, one of the low-rank summary and one of the representations.
 
     An upper bound, as every cross-entropy is. Errors as `explaining_away`.
     """
@@ -149,7 +156,8 @@ def conditional_entropy(orbits: Features, target: str = LEVEL, *, seed: int = 0)
     m = block.shape[1]
     k, y = (m, rows.factors[LEVEL]) if target == LEVEL else _classes(rows, target, m)
     summaries = summarise(rows.matrix, y, k, deal_folds(rows.groups, FOLDS, seed))
-    return estimate(summaries, y, k, torch.zeros_like(y), 1).entropy()
+    known = direct_surprise(rows.matrix, y, k, rows.groups, seed)
+    return min(estimate(summaries, y, k, torch.zeros_like(y), 1).entropy(), float(known.mean()))
 
 
 def judge(numbers: dict[str, float], error: float) -> tuple[str, str]:
@@ -174,19 +182,17 @@ def judge(numbers: dict[str, float], error: float) -> tuple[str, str]:
     return "present", "forward and backward, linear and networks agree, and drawn classes do not reach it"
 
 
-def _capped(forward: Estimate, backward: Estimate, groups: Tensor, m: int, seed: int, draws: int):
-    """min(I_A, I_C), capped by min(H(A|Z), H(C|Z)), and its bootstrap interval, the choice made anew in every draw."""
-    columns = [forward.terms(), backward.terms(), forward.surprise(), backward.surprise()]
+def _capped(columns: list[Tensor], groups: Tensor, m: int, seed: int, draws: int) -> tuple[float, float, float]:
+    """The smallest of I_A, I_C and every estimate of H(A|Z) and H(C|Z), each the mean of a column [R], and its
+    bootstrap interval, the choice made anew in every draw."""
     terms = torch.stack([column.view(-1, m).mean(1) for column in columns], 1)
     terms = torch.cat([terms, torch.ones(len(terms), 1, dtype=torch.float64)], 1)
 
     def statistic(sums: np.ndarray) -> np.ndarray:
-        return (sums[:, :4] / sums[:, 4:]).min(1)
+        return (sums[:, :-1] / sums[:, -1:]).min(1)
 
     value = float(statistic(terms.sum(0, keepdim=True).numpy())[0])
-    low, high = bootstrap_interval(groups, terms, statistic, seed, draws)
-    bound = min(forward.entropy(), backward.entropy())
-    return value, low, high, bound
+    return value, *bootstrap_interval(groups, terms, statistic, seed, draws)
 
 
 def _controls(summaries: Summaries, forward, backward, level, m, category, classes, n, nulls, seed):
