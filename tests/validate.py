@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from ciperlib.analyse.information import ExplainingAway, explaining_away
+from ciperlib.analyse.information import SMALL_NATS, ExplainingAway, explaining_away
 from ciperlib.analyse.worlds import CLASS, World, lift, make_world
 from ciperlib.files import write_atomically
 from ciperlib.learn.devices import environment
@@ -24,6 +24,13 @@ SYNERGY = {"xor": {}, "modular": {}, "mixture": {}}
 ZERO = {"copy": {}, "noise": {}, "modular_plain": {}, "quadrant": {}}
 LIFTS = (0, 64, 512)  # 0: as it is
 BIAS_NATS = {0: 0.03, 64: 0.03, 512: 0.06}
+MEASURES = {
+    "bias": "bias",
+    "coverage": "coverage",
+    "power": "power",
+    "p": "p at most 0.05",
+    "false alarms": "false alarms",
+}
 WEAK = {"flip": 0.343}  # xor with 0.05 nats
 
 
@@ -49,21 +56,30 @@ def bias(images: int) -> Iterator[dict]:
 
 
 def coverage(images: int, repeats: int) -> Iterator[dict]:
-    """How often the 95% interval holds the truth, where the linear family can express it."""
+    """How often the 95% interval holds the truth. Asked where the linear family can express it; of the mixture, log
+    q(a | z) is not linear in z (by quadrature 0.0062 nats are lost), so its coverage is reported only."""
     for name in SYNERGY:
         hits = 0
         for seed in range(repeats):
             world = build(name, images, 0, seed)
             found = estimate(world, seed, networks=False, nulls=0)
             hits += found.low <= world.truth_nats <= found.high
-        yield row("coverage", name, 0, hits / repeats, 0.9, hits >= 0.9 * repeats, repeats=repeats, n=images)
+        asked = name != "mixture"
+        holds = hits >= 0.9 * repeats if asked else None
+        yield row("coverage", name, 0, hits / repeats, 0.9 if asked else None, holds, repeats=repeats, n=images)
 
 
 def false_alarms(images: int, repeats: int) -> Iterator[dict]:
-    """How often a world without synergy is called present, with all controls."""
+    """How often a world without synergy is called present, with all controls. Networks and null draws are left out
+    where the interval alone rules that verdict out."""
     for name in ZERO:
-        for_one = [estimate(build(name, images, 0, seed), seed, nulls=40).verdict for seed in range(repeats)]
-        share = for_one.count("present") / repeats
+        alarms = 0
+        for seed in range(repeats):
+            world = build(name, images, 0, seed)
+            quick = estimate(world, seed, networks=False, nulls=0)
+            if quick.low > 0 and quick.high >= SMALL_NATS:
+                alarms += estimate(world, seed, nulls=40).verdict == "present"
+        share = alarms / repeats
         yield row("false alarms", name, 0, share, 0.08, share <= 0.08, repeats=repeats, n=images)
 
 
@@ -87,14 +103,14 @@ def null_uniformity(images: int, repeats: int) -> Iterator[dict]:
     yield row("p at most 0.05", world, 0, share, 0.08, 0.02 <= share <= 0.08, repeats=repeats, n=images)
 
 
-def row(measure: str, world: str, d: int, value: float, target: float, holds: bool, **more) -> dict:
+def row(measure: str, world: str, d: int, value: float, target: float | None, holds: bool | None, **more) -> dict:
     return {
         "measure": measure,
         "world": world,
         "d": d or "own",
         "value": value,
         "target": target,
-        "holds": bool(holds),
+        "holds": None if holds is None else bool(holds),
         **more,
     }
 
@@ -105,7 +121,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--repeats", type=int, default=100, help="of coverage and power")
     parser.add_argument("--zero-repeats", type=int, default=400, help="of false alarms and of the p-value")
-    parser.add_argument("--only", choices=("bias", "coverage", "false alarms", "power", "p"))
+    parser.add_argument("--only", choices=tuple(MEASURES))
     options = parser.parse_args()
     parts = {
         "bias": lambda: bias(options.images),
@@ -114,13 +130,13 @@ def main() -> None:
         "p": lambda: null_uniformity(options.images, options.zero_repeats),
         "false alarms": lambda: false_alarms(options.images, options.zero_repeats),
     }
-    rows, start = [], time.perf_counter()
+    rows, start = _kept(options), time.perf_counter()
     for name, part in parts.items():
         if options.only in (None, name):
             for found in part():
                 rows.append(found)
-                verdict = "holds" if found["holds"] else "FAILS"
-                about = f"{found['measure']:15} {found['world']:14} d {found['d']!s:4}"
+                verdict = {True: "holds", False: "FAILS", None: "reported"}[found["holds"]]
+                about = f"{found['measure']:15} {found['world']:14} d {found['d']!s:4} n {found['n']}"
                 seconds = time.perf_counter() - start
                 print(
                     f"{about} {found['value']:+.4f} (target {found['target']}) {verdict}  {seconds:.0f} s", flush=True
@@ -128,6 +144,13 @@ def main() -> None:
                 if options.output:
                     content = {"environment": environment(torch.device("cpu")), "rows": rows}
                     write_atomically(options.output, json.dumps(content, indent=2) + "\n")
+
+
+def _kept(options: argparse.Namespace) -> list[dict]:
+    """With --only, the rows of the other measures that the output holds already."""
+    if not options.only or not options.output or not options.output.exists():
+        return []
+    return [row for row in json.loads(options.output.read_text())["rows"] if row["measure"] != MEASURES[options.only]]
 
 
 if __name__ == "__main__":
