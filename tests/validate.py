@@ -119,6 +119,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, help="JSON file for the results")
     parser.add_argument("--images", type=int, default=5000)
+    parser.add_argument("--zero-images", type=int, default=1000, help="of false alarms and of the p-value")
     parser.add_argument("--repeats", type=int, default=100, help="of coverage and power")
     parser.add_argument("--zero-repeats", type=int, default=400, help="of false alarms and of the p-value")
     parser.add_argument("--only", choices=tuple(MEASURES))
@@ -127,8 +128,8 @@ def main() -> None:
         "bias": lambda: bias(options.images),
         "coverage": lambda: coverage(options.images, options.repeats),
         "power": lambda: power(options.images, options.repeats),
-        "p": lambda: null_uniformity(options.images, options.zero_repeats),
-        "false alarms": lambda: false_alarms(options.images, options.zero_repeats),
+        "p": lambda: null_uniformity(options.zero_images, options.zero_repeats),
+        "false alarms": lambda: false_alarms(options.zero_images, options.zero_repeats),
     }
     rows, start = _kept(options), time.perf_counter()
     for name, part in parts.items():

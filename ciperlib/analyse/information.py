@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ciperlib.analyse.direct import direct_surprise
 from ciperlib.analyse.features import Features
-from ciperlib.analyse.networks import information_by_networks
+from ciperlib.analyse.networks import surprise_by_networks
 from ciperlib.analyse.orbits import LEVEL, as_orbits
 from ciperlib.analyse.results import one_row_table
 from ciperlib.analyse.solvers import bootstrap_interval
@@ -42,9 +42,9 @@ class ExplainingAway:
         target: the class's factor. n: images. levels: m. classes: K.
         value, low, high: the smaller of forward and backward, capped by the bound; 95% bootstrap over groups.
         forward, backward: I_A and I_C, raw. bound: the smaller of the two entropies.
-        level_entropy, class_entropy: H(A|Z) and H(C|Z), the smaller cross-entropy of q0 and of a logistic regression on
-            the representations themselves.
-        forward_mlp, backward_mlp: the same by small neural networks instead of linear maps.
+        level_entropy, class_entropy: H(A|Z) and H(C|Z), the smallest cross-entropy of q0, of a logistic regression on
+            the representations themselves and of a network.
+        forward_mlp, backward_mlp: the same by small neural networks on top of the linear maps.
         shuffled: I_A for classes dealt out to other images (N1): what capacity alone gives.
         p_value: of I_A among draws of the class from q(c|z) (N2).
         verdict: "present", "absent" or "unresolved"; reason: why.
@@ -123,17 +123,18 @@ def explaining_away(
     summaries = summarise(z, level * classes + category, m * classes, folds)
     forward = estimate(summaries, level, m, category, classes)
     backward = estimate(summaries, category, classes, level, m)
+    pairs = ((level, m, category, classes), (category, classes, level, m))
+    known = [[linear.surprise(), direct_surprise(z, y, k, rows.groups, seed)]
+             for linear, (y, k, *_) in zip((forward, backward), pairs)]  # fmt: skip
     by_network = (math.nan, math.nan)
     if networks:
         extended = _with_components(z, summaries)
-        pairs = ((level, m, category, classes), (category, classes, level, m))
-        by_network = tuple(information_by_networks(extended, *pair, seed=seed) for pair in pairs)
+        found = [surprise_by_networks(extended, *both, seed=seed) for both in zip((forward, backward), pairs)]
+        by_network = tuple(float((without - given).mean()) for without, given in found)
+        known = [[*surprises, without] for surprises, (without, _) in zip(known, found)]
     shuffled, p_value = _controls(summaries, forward, backward, level, m, category, classes, n, nulls, seed)
-    known = [direct_surprise(z, y, k, rows.groups, seed) for y, k in ((level, m), (category, classes))]
-    value, low, high = _capped(
-        [forward.terms(), backward.terms(), forward.surprise(), backward.surprise(), *known], groups, m, seed, draws
-    )
-    entropies = [min(q0.entropy(), float(direct.mean())) for q0, direct in zip((forward, backward), known)]
+    value, low, high = _capped([forward.terms(), backward.terms(), *known[0], *known[1]], groups, m, seed, draws)
+    entropies = [min(float(surprise.mean()) for surprise in surprises) for surprises in known]
     numbers = dict(
         value=value, low=low, high=high, forward=forward.information(), backward=backward.information(),
         bound=min(entropies), level_entropy=entropies[0], class_entropy=entropies[1], forward_mlp=by_network[0],

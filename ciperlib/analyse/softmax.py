@@ -41,7 +41,7 @@ def fit_softmax(
         if float(gradient.abs().max()) < tolerance:
             break
         hessian = _hessian(x, weight, probability) + torch.diag_embed(penalty.mT.reshape(b, -1) + TINY)
-        step = torch.linalg.solve(hessian, gradient.mT.reshape(b, -1, 1)).view(b, classes, p).mT
+        step = _solve(hessian, gradient.mT.reshape(b, -1, 1)).view(b, classes, p).mT
         theta, value, probability = _descend(x, hit, weight, offset, theta, step, penalty, value, probability)
     return theta
 
@@ -70,6 +70,16 @@ def _hessian(x: Tensor, weight: Tensor, probability: Tensor) -> Tensor:
             block = x.mT @ (curvature[:, :, None] * x)
             hessian[:, k, :, j], hessian[:, j, :, k] = block, block
     return hessian.view(b, classes * p, classes * p)
+
+
+def _solve(hessian: Tensor, right: Tensor) -> Tensor:
+    """By Cholesky's factors: LU with MKL's batched pivots has failed on such matrices. A curvature that rounding has
+    made negative is raised; the step is then shorter, and as good."""
+    factor, failed = torch.linalg.cholesky_ex(hessian)
+    if failed.any():
+        raised = 1e-6 * hessian.diagonal(dim1=1, dim2=2).mean(1) * (failed > 0)
+        factor = torch.linalg.cholesky(hessian + raised[:, None, None] * torch.eye(hessian.shape[1]).to(hessian))
+    return torch.cholesky_solve(right, factor)
 
 
 def _descend(x, hit, weight, offset, theta, step, penalty, value, probability):

@@ -28,6 +28,7 @@ class Estimate:
     Attributes:
         base: log q0, [R, k]. truth0, truth1: log q0 and log q1 of the true y, [R].
         offset: [F, R, k], q0's logits as seen from each outer fold.
+        inner: the same of q0 and of q1, fitted without the fold's own rows and without those that it chooses on.
         chosen: (rank, ridge) of q1, temperatures: of q1; one for each outer fold.
     """
 
@@ -35,6 +36,7 @@ class Estimate:
     truth0: Tensor
     truth1: Tensor
     offset: Tensor
+    inner: tuple[Tensor, Tensor]
     chosen: tuple[tuple[int, float], ...]
     temperatures: tuple[float, ...]
 
@@ -112,7 +114,7 @@ def estimate(summaries: Summaries, y: Tensor, k: int, given: Tensor, g: int) -> 
     temperatures = _temperatures(task, inner1)
     log1 = _held_out(task, outer1, temperatures)
     truths = [log.gather(1, y[:, None])[:, 0] for log in (log0, log1)]
-    return Estimate(log0, *truths, outer, tuple(chosen), tuple(temperatures))
+    return Estimate(log0, *truths, outer, (inner, inner1), tuple(chosen), tuple(temperatures))
 
 
 def interaction_statistic(summaries: Summaries, fitted: Estimate, y: Tensor, k: int, given: Tensor, g: int) -> Tensor:
