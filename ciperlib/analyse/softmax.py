@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
+WORTH = 0.4  # a Hessian is kept as long as its step takes the gradient below this share of what it was
 TINY = 1e-9  # added to the Hessian: shifting all classes together changes nothing
 
 
@@ -29,21 +32,27 @@ def fit_softmax(
     """
     b, n, p = x.shape
     weight = x.new_ones(b, n) if weight is None else weight
-    weight = weight / weight.sum(1, keepdim=True).clamp_min(1)
-    penalty = ridge.to(x).view(b, 1, 1).expand(b, p, classes).clone()
+    weight = (weight / weight.sum(1, keepdim=True).clamp_min(1))[:, None]
+    penalty = ridge.to(x).view(b, 1, 1).expand(b, classes, p).clone()
     if not penalise_bias:
-        penalty[:, -1] = 0
-    hit = torch.nn.functional.one_hot(y, classes).to(x)
-    theta = x.new_zeros(b, p, classes)
-    value, probability = _value(x, hit, weight, offset, theta, penalty)
+        penalty[:, :, -1] = 0
+    # inside, classes come before rows: softmax over the last of few dimensions is slow
+    hit = torch.nn.functional.one_hot(y, classes).to(x).mT.contiguous()
+    problem = _Problem(x, hit, weight, None if offset is None else offset.mT.contiguous(), penalty)
+    theta = x.new_zeros(b, classes, p)
+    value, probability = problem.value(theta)
+    factor, before = None, float("inf")
     for _ in range(limit):
-        gradient = x.mT @ (weight[:, :, None] * (probability - hit)) + penalty * theta
-        if float(gradient.abs().max()) < tolerance:
+        gradient = (weight * (probability - hit)) @ x + penalty * theta
+        steepest = float(gradient.abs().max())
+        if steepest < tolerance:
             break
-        hessian = _hessian(x, weight, probability) + torch.diag_embed(penalty.mT.reshape(b, -1) + TINY)
-        step = _solve(hessian, gradient.mT.reshape(b, -1, 1)).view(b, classes, p).mT
-        theta, value, probability = _descend(x, hit, weight, offset, theta, step, penalty, value, probability)
-    return theta
+        if factor is None or steepest > WORTH * before:
+            factor = _factor(problem.hessian(probability))
+        before = steepest
+        step = torch.cholesky_solve(gradient.reshape(b, -1, 1), factor).view_as(theta)
+        theta, value, probability = _descend(problem, theta, step, value, probability)
+    return theta.mT
 
 
 def log_softmax(x: Tensor, theta: Tensor, offset: Tensor | None = None) -> Tensor:
@@ -52,42 +61,55 @@ def log_softmax(x: Tensor, theta: Tensor, offset: Tensor | None = None) -> Tenso
     return (logits if offset is None else logits + offset).log_softmax(-1)
 
 
-def _value(x, hit, weight, offset, theta, penalty) -> tuple[Tensor, Tensor]:
-    """The objective [B], and the probabilities."""
-    log_probability = log_softmax(x, theta, offset)
-    value = -(weight[:, :, None] * hit * log_probability).sum((1, 2)) + 0.5 * (penalty * theta.square()).sum((1, 2))
-    return value, log_probability.exp()
+@dataclass(frozen=True)
+class _Problem:
+    """x [B, n, p], hit and offset [B, k, n], weight [B, 1, n], penalty [B, k, p]."""
+
+    x: Tensor
+    hit: Tensor
+    weight: Tensor
+    offset: Tensor | None
+    penalty: Tensor
+
+    def value(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """The objective [B] at theta [B, k, p], and the probabilities [B, k, n]."""
+        logits = theta @ self.x.mT
+        if self.offset is not None:
+            logits += self.offset
+        log_probability = logits.log_softmax(1)
+        loss = -((self.hit * log_probability).sum(1) * self.weight[:, 0]).sum(1)
+        return loss + 0.5 * (self.penalty * theta.square()).sum((1, 2)), log_probability.exp_()
+
+    def hessian(self, probability: Tensor) -> Tensor:
+        """[B, k p, k p]: blocks x' diag(w p_k (1[k = l] - p_l)) x."""
+        b, n, p = self.x.shape
+        k = probability.shape[1]
+        hessian = self.x.new_empty(b, k, p, k, p)
+        weighted = self.weight * probability
+        for i in range(k):
+            for j in range(i + 1):
+                curvature = weighted[:, i] * (float(i == j) - probability[:, j])
+                block = self.x.mT @ (curvature[:, :, None] * self.x)
+                hessian[:, i, :, j], hessian[:, j, :, i] = block, block
+        return hessian.view(b, k * p, k * p) + torch.diag_embed(self.penalty.reshape(b, -1) + TINY)
 
 
-def _hessian(x: Tensor, weight: Tensor, probability: Tensor) -> Tensor:
-    """[B, classes p, classes p]: blocks x' diag(w p_k (1[k = l] - p_l)) x."""
-    b, _, p = x.shape
-    classes = probability.shape[2]
-    hessian = x.new_empty(b, classes, p, classes, p)
-    for k in range(classes):
-        for j in range(k + 1):
-            curvature = weight * probability[:, :, k] * (float(k == j) - probability[:, :, j])
-            block = x.mT @ (curvature[:, :, None] * x)
-            hessian[:, k, :, j], hessian[:, j, :, k] = block, block
-    return hessian.view(b, classes * p, classes * p)
-
-
-def _solve(hessian: Tensor, right: Tensor) -> Tensor:
-    """By Cholesky's factors: LU with MKL's batched pivots has failed on such matrices. A curvature that rounding has
-    made negative is raised; the step is then shorter, and as good."""
+def _factor(hessian: Tensor) -> Tensor:
+    """Cholesky's factors: LU with MKL's batched pivots has failed on such matrices. A curvature that rounding has made
+    negative is raised; the step is then shorter, and as good."""
     factor, failed = torch.linalg.cholesky_ex(hessian)
     if failed.any():
         raised = 1e-6 * hessian.diagonal(dim1=1, dim2=2).mean(1) * (failed > 0)
         factor = torch.linalg.cholesky(hessian + raised[:, None, None] * torch.eye(hessian.shape[1]).to(hessian))
-    return torch.cholesky_solve(right, factor)
+    return factor
 
 
-def _descend(x, hit, weight, offset, theta, step, penalty, value, probability):
+def _descend(problem: _Problem, theta: Tensor, step: Tensor, value: Tensor, probability: Tensor):
     """A Newton step, halved for those problems that it would make worse."""
     size = torch.ones_like(value)
     for _ in range(12):
         trial = theta - size[:, None, None] * step
-        new, chance = _value(x, hit, weight, offset, trial, penalty)
+        new, chance = problem.value(trial)
         worse = ~(new <= value + 1e-12)
         if not worse.any():
             return trial, new, chance
