@@ -82,7 +82,7 @@ class _Problem:
 
     def hessian(self, probability: Tensor) -> Tensor:
         """[B, k p, k p]: blocks x' diag(w p_k (1[k = l] - p_l)) x."""
-        b, n, p = self.x.shape
+        b, _, p = self.x.shape
         k = probability.shape[1]
         hessian = self.x.new_empty(b, k, p, k, p)
         weighted = self.weight * probability
