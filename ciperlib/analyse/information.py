@@ -40,7 +40,9 @@ class ExplainingAway:
 
     Attributes:
         target: the class's factor. n: images. levels: m. classes: K.
-        value, low, high: the smaller of forward and backward, capped by the bound; 95% bootstrap over groups.
+        value, low, high: the smaller of forward and backward, capped by the bound; 95% bootstrap over groups. The value
+            errs low by what the regressions have not learned yet; high leaves room for it, as far as their gain from
+            one more fold tells (I(n) = I - b / n).
         forward, backward: I_A and I_C, raw. bound: the smaller of the two entropies.
         level_entropy, class_entropy: H(A|Z) and H(C|Z), the smallest cross-entropy of q0, of a logistic regression on
             the representations themselves and of a network.
@@ -133,7 +135,10 @@ def explaining_away(
         by_network = tuple(float((without - given).mean()) for without, given in found)
         known = [[*surprises, without] for surprises, (without, _) in zip(known, found)]
     shuffled, p_value = _controls(summaries, forward, backward, level, m, category, classes, n, nulls, seed)
-    value, low, high = _capped([forward.terms(), backward.terms(), *known[0], *known[1]], groups, m, seed, draws)
+    limits = [*known[0], *known[1]]
+    value, low, high = _capped([forward.terms(), backward.terms(), *limits], groups, m, seed, draws)
+    _, _, end = _capped([forward.extrapolated(), backward.extrapolated(), *limits], groups, m, seed, draws)
+    high = max(high, end)
     entropies = [min(float(surprise.mean()) for surprise in surprises) for surprises in known]
     numbers = dict(
         value=value, low=low, high=high, forward=forward.information(), backward=backward.information(),
