@@ -31,6 +31,7 @@ MEASURES = {
     "p": "p at most 0.05",
     "false alarms": "false alarms",
 }
+FRESH = 1000  # the interval was designed on worlds with smaller seeds
 WEAK = {"flip": 0.343}  # xor with 0.05 nats
 
 
@@ -60,7 +61,7 @@ def coverage(images: int, repeats: int) -> Iterator[dict]:
     q(a | z) is not linear in z (by quadrature 0.0062 nats are lost), so its coverage is reported only."""
     for name in SYNERGY:
         hits = 0
-        for seed in range(repeats):
+        for seed in range(FRESH, FRESH + repeats):
             world = build(name, images, 0, seed)
             found = estimate(world, seed, networks=False, nulls=0)
             hits += found.low <= world.truth_nats <= found.high

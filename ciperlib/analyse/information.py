@@ -40,9 +40,10 @@ class ExplainingAway:
 
     Attributes:
         target: the class's factor. n: images. levels: m. classes: K.
-        value, low, high: the smaller of forward and backward, capped by the bound; 95% bootstrap over groups. The value
-            errs low by what the regressions have not learned yet; high leaves room for it, as far as their gain from
-            one more fold tells (I(n) = I - b / n).
+        value: the smaller of forward and backward, capped by the bound.
+        low, high: 95% bootstrap over groups, from the lower end of the smaller to the upper end of the larger, capped.
+            Both err low by what the regressions have not learned yet; high leaves room for it, as far as their gain
+            from one more fold tells (I(n) = I - b / n).
         forward, backward: I_A and I_C, raw. bound: the smaller of the two entropies.
         level_entropy, class_entropy: H(A|Z) and H(C|Z), the smallest cross-entropy of q0, of a logistic regression on
             the representations themselves and of a network.
@@ -136,9 +137,9 @@ def explaining_away(
         known = [[*surprises, without] for surprises, (without, _) in zip(known, found)]
     shuffled, p_value = _controls(summaries, forward, backward, level, m, category, classes, n, nulls, seed)
     limits = [*known[0], *known[1]]
-    value, low, high = _capped([forward.terms(), backward.terms(), *limits], groups, m, seed, draws)
-    _, _, end = _capped([forward.extrapolated(), backward.extrapolated(), *limits], groups, m, seed, draws)
-    high = max(high, end)
+    value, low, end = _capped([forward.terms(), backward.terms()], limits, np.min, groups, m, seed, draws)
+    learned = [forward.extrapolated(), backward.extrapolated()]
+    high = max(end, _capped(learned, limits, np.max, groups, m, seed, draws)[2])
     entropies = [min(float(surprise.mean()) for surprise in surprises) for surprises in known]
     numbers = dict(
         value=value, low=low, high=high, forward=forward.information(), backward=backward.information(),
@@ -188,14 +189,15 @@ def judge(numbers: dict[str, float], error: float) -> tuple[str, str]:
     return "present", "forward and backward, linear and networks agree, and drawn classes do not reach it"
 
 
-def _capped(columns: list[Tensor], groups: Tensor, m: int, seed: int, draws: int) -> tuple[float, float, float]:
-    """The smallest of I_A, I_C and every estimate of H(A|Z) and H(C|Z), each the mean of a column [R], and its
-    bootstrap interval, the choice made anew in every draw."""
-    terms = torch.stack([column.view(-1, m).mean(1) for column in columns], 1)
+def _capped(estimates: list[Tensor], limits: list[Tensor], choose, groups: Tensor, m: int, seed: int, draws: int):
+    """The smaller or larger (`choose`: np.min, np.max) of I_A and I_C, but at most every estimate of H(A|Z) and H(C|Z),
+    each the mean of a column [R]; and its bootstrap interval, the choice made anew in every draw."""
+    terms = torch.stack([column.view(-1, m).mean(1) for column in (*estimates, *limits)], 1)
     terms = torch.cat([terms, torch.ones(len(terms), 1, dtype=torch.float64)], 1)
 
     def statistic(sums: np.ndarray) -> np.ndarray:
-        return (sums[:, :-1] / sums[:, -1:]).min(1)
+        means = sums[:, :-1] / sums[:, -1:]
+        return np.minimum(choose(means[:, :2], axis=1), means[:, 2:].min(1))
 
     value = float(statistic(terms.sum(0, keepdim=True).numpy())[0])
     return value, *bootstrap_interval(groups, terms, statistic, seed, draws)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ciperlib.analyse.features import Features, FeaturesError, extract_features
+from ciperlib.analyse.features import Features, FeaturesError, extract_features, pixel_features
 from ciperlib.data.imageset import ImageSet
 from ciperlib.learn.transformations import LEVEL, Transformation
 
 SOURCE = "source"  # every orbit has the factors `source` and `level`
 
 
-def extract_orbits(encoder: nn.Module, images: ImageSet, transformation: Transformation, **options: Any) -> Features:
+def extract_orbits(
+    encoder: nn.Module, images: ImageSet | Sequence[ImageSet], transformation: Transformation, **options: Any
+) -> Features:
     """Features of each image at each level: N * m rows, the levels of an image one after the other.
 
     The factors are the images' own, repeated, with `source` (the image's id) and `level` (0 ... m - 1, whose names are
@@ -23,11 +26,24 @@ def extract_orbits(encoder: nn.Module, images: ImageSet, transformation: Transfo
 
     Args:
         encoder, options: as for `extract_features`.
+        images: as they are, or `transformation.orbit` of them, made once for several encoders.
         transformation: what is applied, see `learn.transformations`.
     """
-    parts = [extract_features(encoder, transformation(images, level), **options) for level in range(transformation.m)]
-    m, n = len(parts), len(images)
-    first = parts[0]
+    levels = transformation.orbit(images) if isinstance(images, ImageSet) else images
+    return _interleave([extract_features(encoder, part, **options) for part in levels], transformation)
+
+
+def pixel_orbits(train: ImageSet, images: ImageSet | Sequence[ImageSet], transformation: Transformation) -> Features:
+    """The control without an encoder: as `extract_orbits`, of pixels on the leading 128 components of `train`."""
+    levels = transformation.orbit(images) if isinstance(images, ImageSet) else images
+    m, n = len(levels), len(levels[0])
+    together = replace(levels[0].subset(torch.arange(n).repeat(m)), images=torch.cat([part.images for part in levels]))
+    rows = pixel_features(train, together, 128)[1]
+    return _interleave([rows.subset(slice(i * n, (i + 1) * n)) for i in range(m)], transformation)
+
+
+def _interleave(parts: list[Features], transformation: Transformation) -> Features:
+    m, n, first = len(parts), len(parts[0]), parts[0]
     repeated = first.subset(torch.arange(n).repeat_interleave(m))
     level = torch.arange(m).repeat(n)
     return replace(

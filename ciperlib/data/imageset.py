@@ -20,6 +20,7 @@ DATASETS = {
     "cifar10": "cifar10",
     "eth80": "eth80",
     "coil100": "coil100",
+    "digits": "digits",
     "folder": "folder",  # "folder:NAME"
 }
 SPLITS = ("train", "test")

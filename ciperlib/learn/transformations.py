@@ -54,6 +54,15 @@ class Transformation:
             raise ValueError(f"{self.name} has levels 0 to {self.m - 1}, not {level}")
         return self._at(images, level)
 
+    def orbit(self, images: ImageSet) -> tuple[ImageSet, ...]:
+        """The image set at every level; made once, it serves many encoders."""
+        return tuple(self(images, level) for level in range(self.m))
+
+    def only(self, *levels: int) -> Transformation:
+        """The same with some of its levels; what was the first of them becomes level 0."""
+        names = tuple(self.levels[level] for level in levels)
+        return replace(self, levels=names, apply=lambda images, level: self.apply(images, levels[level]))
+
     def _at(self, images: ImageSet, level: int) -> ImageSet:
         parts = [
             self.apply(images.floats(slice(i, i + 1024)), level).mul(255).round().clamp(0, 255).byte()
@@ -152,6 +161,9 @@ class _Azimuth(Transformation):
 
     Where in its part an image lies is its own: the part is the level, and every level is as likely.
     """
+
+    def only(self, *levels: int) -> Transformation:
+        raise ValueError("parts of a circle cannot be left out: choose another number of them, azimuth_steps(m)")
 
     def _at(self, images: ImageSet, level: int) -> ImageSet:
         from ciperlib.data import turntable

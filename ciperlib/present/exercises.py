@@ -101,6 +101,24 @@ def check_preservation(attempt: Callable[[Tensor, Tensor, int], Tensor]) -> str:
     return "Right: that is the share of neighbours kept."
 
 
+def check_synergy(attempt: Callable[[float, float, float, float], float]) -> str:
+    """Checks a learner's reported synergy, made of I_A, I_C, H(A|Z) and H(C|Z).
+
+    Raises:
+        AssertionError: naming the case that fails and what may be wrong.
+    """
+    agree = float(_answer(attempt(0.36, 0.37, 0.69, 0.69), (), "the synergy is one number"))
+    assert _close(agree, 0.36), f"XOR: 0.36 and 0.37 agree, far below both entropies: 0.36, not {agree:.3f}"
+    trap = float(attempt(0.675, 0.009, 0.038, 0.012))
+    assert trap < 0.6, "the quadrants: who knows both variables has nothing left to be told; look at the other numbers"
+    assert _close(trap, 0.009), f"the quadrants: 0.009 is the least of all that can be said, not {trap:.3f}"
+    for names, case in (("H(A|Z)", (0.5, 0.4, 0.1, 0.3)), ("H(C|Z)", (0.5, 0.4, 0.3, 0.1))):
+        assert _close(attempt(*case), 0.1), f"more is claimed than {names} = 0.1 leaves to be known"
+    below = float(attempt(-0.02, 0.01, 0.5, 0.5))
+    assert _close(below, -0.02), f"an estimate of -0.02 is shown as it is, not as {below:.3f}: its error says so"
+    return "Right: the least of four numbers, and nothing hidden."
+
+
 def write_student_copies(notebooks: Path, output: Path) -> list[Path]:
     """Copies of the notebooks without the cells tagged `solution`, by nbconvert's tag removal."""
     from nbconvert import NotebookExporter

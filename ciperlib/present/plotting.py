@@ -21,6 +21,7 @@ COLOURS = {
     "simclr_clean_pass": "#56B4E9",
     "predictive": "#E69F00",
     "ciper": "#D55E00",
+    "transformation_prediction": "#009E73",
 }
 LABELS = {
     "pixels": "pixels",
@@ -49,10 +50,21 @@ TEMPLATE = go.layout.Template(
 
 def label(config: Config) -> str:
     """How a config is called in tables and figures: its method and the kind of its augmentation."""
+    if config.method == "transformation_prediction":
+        return _prediction_label(config)
     kinds = {IMAGE_STEPS: "image aug.", ("pose",): "pose aug.", ("session",): "session aug."}
-    kind = kinds.get(config.augmentations, "+".join(config.augmentations))
-    name = LABELS[config.method] if config.method == "random" else f"{LABELS[config.method]}, {kind}"
+    kind = kinds.get(config.augmentations)
+    if kind is None and set(config.augmentations) < set(IMAGE_STEPS) and len(config.augmentations) == 3:
+        kind = "no " + next(step for step in IMAGE_STEPS if step not in config.augmentations)
+    method = LABELS[config.method] + (f" {config.alpha:g}" if config.method == "ciper" and config.alpha != 1 else "")
+    name = method if config.method == "random" else f"{method}, {kind or '+'.join(config.augmentations)}"
     return name if config.coordinates else f"{name}, without coordinates"
+
+
+def _prediction_label(config: Config) -> str:
+    name = config.transformation.replace("_", " ")
+    image = " + image aug." if config.augmentations else ""
+    return name + image + {"none": "", "added": ", class added", "removed": ", class removed"}[config.class_information]
 
 
 def plot_measures(
@@ -181,6 +193,39 @@ def plot_scores(
     return figure.update_layout(
         template=TEMPLATE, title=title, height=height, width=240 + 150 * len(factors), margin_t=80
     )
+
+
+def plot_synergy(points: pd.DataFrame, *, corner: float = 0.15) -> go.Figure:
+    """Synergy I(A;C|Z) against what is not known of the transformation, H(A|Z), and the bound that it cannot cross.
+
+    Args:
+        points: columns name, method, group, entropy, value, low, high (nats); methods without a colour are grey, each
+            group has its symbol. Points with an entropy below `corner` share one label.
+    """
+    most = 1.06 * max(points["entropy"].max(), points["high"].max())
+    figure = go.Figure(layout=dict(template=TEMPLATE, width=WIDTH, height=560))
+    figure.add_scatter(
+        x=[0, most, 0], y=[0, most, most], fill="toself", mode="lines", line=dict(color=GREY, width=2),
+        hoverinfo="skip", fillcolor="rgba(127,127,127,0.18)", showlegend=False,
+    )  # fmt: skip
+    figure.add_annotation(x=0.3 * most, y=0.8 * most, text="impossible:<br>more than H(A|Z)", showarrow=False)
+    for (group, rows), symbol in zip(points.groupby("group", sort=False), ("circle-open", "diamond", "square", "x")):
+        colours = [COLOURS.get(method, GREY) for method in rows["method"]]
+        figure.add_scatter(
+            x=rows["entropy"], y=rows["value"], name=group, mode="markers+text", textposition="top center",
+            text=[name if entropy >= corner else "" for name, entropy in zip(rows["name"], rows["entropy"])],
+            textfont_size=12, marker=dict(color=colours, size=12, symbol=symbol, line_width=2), hovertext=rows["name"],
+            error_y=dict(array=rows["high"] - rows["value"], arrayminus=rows["value"] - rows["low"], thickness=1.5),
+        )  # fmt: skip
+    known = points["name"][points["entropy"] < corner]
+    if len(known):
+        lines = [", ".join(known[i : i + 3]) for i in range(0, len(known), 3)]
+        figure.add_annotation(
+            x=corner / 4, y=0, ax=0.5 * most, ay=-0.16 * most, axref="x", ayref="y", text="<br>".join(lines),
+            font_size=12, arrowcolor=GREY, standoff=8,
+        )  # fmt: skip
+    figure.update_xaxes(title="H(A|Z): what is not known of the transformation (nats)", range=[-0.04, most])
+    return figure.update_yaxes(title="I(A;C|Z): what the class adds (nats)", range=[-0.24 * most, most])
 
 
 def plot_factors(table: pd.DataFrame, *, x_title: str, title: str = "") -> go.Figure:
