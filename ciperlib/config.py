@@ -132,7 +132,7 @@ class Config:
             raise ConfigError("temperature=0 would divide by zero; it must be greater than 0")
         if self.norm == "group" and self.width % 4:
             raise ConfigError(f"width={self.width} does not go with norm='group': its four groups need a multiple of 4")
-        known = {"cifar10": (), "eth80": ("pose",), "coil100": ("pose",)}.get(self.dataset, DATASET_STEPS)
+        known = {"cifar10": (), "digits": (), "eth80": ("pose",), "coil100": ("pose",)}.get(self.dataset, DATASET_STEPS)
         if missing := set(self.augmentations) & set(DATASET_STEPS) - set(known):
             raise ConfigError(
                 f"augmentations={self.augmentations} does not go with dataset={self.dataset!r}: "

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from ciperlib.analyse.softmax import fit_softmax, log_softmax
 from ciperlib.analyse.summary import deal_folds, summarise
 from ciperlib.analyse.vinformation import estimate
 from ciperlib.analyse.worlds import CLASS, lift, make_world, six_and_nine
+from ciperlib.data import load_images
 from ciperlib.data.imageset import ImageSet
 
 FAST = dict(nulls=20, draws=100)
@@ -161,6 +163,42 @@ def test_a_nine_that_is_a_turned_six_is_one_bit():
     assert world.truth_nats == math.log(2)
     assert found.value == pytest.approx(math.log(2), abs=0.02)
     assert found.level_entropy > math.log(2) - 0.02
+
+
+def test_networks_that_find_nothing_leave_the_linear_estimate():
+    """And one that reads what a linear map cannot lowers the bound: the quadrants by their product."""
+    found = explaining_away(make_world("xor", 600).orbits, CLASS, **FAST)
+    assert found.forward_mlp == pytest.approx(found.forward, abs=0.02)
+    orbits = lift(make_world("quadrant", 600), 16).orbits
+    alone, helped = (explaining_away(orbits, CLASS, nulls=0, networks=networks) for networks in (False, True))
+    assert helped.level_entropy < alone.level_entropy - 0.1
+    assert helped.forward_mlp < helped.forward - 0.3
+
+
+def test_the_interval_spans_both_estimates_and_leaves_room_for_what_is_not_learned():
+    world = make_world("modular", 500)
+    found = explaining_away(world.orbits, CLASS, networks=False, nulls=0)
+    assert found.low < min(found.forward, found.backward)
+    assert max(found.forward, found.backward) < found.high
+    assert found.low < world.truth_nats < found.high
+
+
+def test_where_the_hessian_is_as_good_as_singular():
+    """A column twice, hardly any penalty: MKL's batched LU has failed on such problems."""
+    x, y = problem(b=40, p=6)
+    x[:, :, 1] = x[:, :, 0]
+    theta = fit_softmax(x, y, 3, torch.full((40,), 1e-12))
+    twice = theta[:, 0] + theta[:, 1]
+    single = fit_softmax(x[:, :, [0, 2, 3, 4, 5]], y, 3, torch.full((40,), 1e-12))
+    torch.testing.assert_close(twice - twice.mean(1, keepdim=True), single[:, 0] - single[:, 0].mean(1, keepdim=True),
+                               atol=1e-3, rtol=1e-3)  # fmt: skip
+
+
+def test_real_digits_leave_little_to_explain():
+    digits = load_images("digits", "train", root=Path("nowhere"))
+    found = explaining_away(six_and_nine(digits, nine_is_turned_six=False), CLASS, networks=False, **FAST)
+    assert found.bound < 0.2
+    assert found.value <= found.bound + 1e-9
 
 
 # --- faults ----------------------------------------------------------------------------------------------------------

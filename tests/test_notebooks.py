@@ -1,6 +1,7 @@
 """The notebooks: well formed, without outputs, and every cell runs (smoke profile), with their metrics asserted."""
 
 import json
+import math
 import re
 import statistics
 
@@ -108,6 +109,16 @@ def test_embeddings(smoke):
     assert metrics["order in h: CIPER"] > 0.8
 
 
+def test_explaining_away(smoke):
+    metrics = smoke["05_explaining_away"].metrics
+    assert metrics["encoders"] == 7
+    assert metrics["pupils"] == 13
+    assert metrics["value_nats: the 9 is a turned 6"] == pytest.approx(math.log(2), abs=0.03)
+    assert metrics["forward_nats: quadrant"] > 0.4 > 0.1 > metrics["value_nats: quadrant"]
+    assert metrics["level_entropy_nats, lesson: identity"] > 1.3
+    assert metrics["unknown, lesson: grayscale"] < 0.1
+
+
 def test_pages_hold_no_widget_state_and_show_every_figure(smoke):
     for stem, record in smoke.items():
         folder = home() / record.folder
@@ -135,6 +146,16 @@ def test_linear_probing_on_cifar10(tmp_path):
     record = batch.run(path, {"dataset": "cifar10"}, profile="smoke", output=tmp_path)
     assert record.metrics["category: CIPER, image aug."] > record.metrics["category: shuffled labels"]
     assert not any("pose" in name for name in record.metrics)
+
+
+@pytest.mark.slow
+def test_explaining_away_on_cifar10(tmp_path):
+    """No encoder in the zoo, so they are trained; here for one epoch."""
+    real_data("cifar-10-batches-py")
+    values = {"dataset": "cifar10", "epochs": 1, "train_size": 300, "batch_size": 100, "width": 8}
+    record = batch.run(home() / "notebooks" / "05_explaining_away.ipynb", values, profile="smoke", output=tmp_path)
+    assert record.metrics["pupils"] == 5
+    assert record.metrics["level_entropy_nats: CIPER, image aug."] <= math.log(4) + 0.05
 
 
 @pytest.mark.slow

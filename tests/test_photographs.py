@@ -175,6 +175,29 @@ def test_a_pose_is_what_the_images_have_of_it(own_folder, tmp_path):
     assert default_factors(test) == ("object", "pose")
 
 
+def test_digits_without_mnist(tmp_path):
+    train, test = (load_images("digits", split, root=tmp_path) for split in ("train", "test"))
+    assert (train.name, len(train), len(test)) == ("digits-small-32", 1437, 360)
+    assert train.images.shape[1:] == (3, 32, 32)
+    assert not set(train.ids.tolist()) & set(test.ids.tolist())
+    assert torch.equal(train.images[:, :, ::4, ::4].repeat_interleave(4, 2).repeat_interleave(4, 3), train.images)
+    with pytest.raises(DataError, match="are 1437, not 2000"):
+        load_images("digits", size=2000, root=tmp_path)
+    with pytest.raises(DataError, match="at least 28 pixels"):
+        load_images("digits", image_size=16, root=tmp_path)
+    (tmp_path / "MNIST" / "raw").mkdir(parents=True)
+    with pytest.raises(DataError, match=r"MNIST .* not all there"):
+        load_images("digits", root=tmp_path)
+
+
+def test_mnist():
+    root = real_data("MNIST")
+    train, test = (load_images("digits", split, root=root) for split in ("train", "test"))
+    assert (train.name, len(train), len(test)) == ("digits-mnist-32", 60_000, 10_000)
+    assert not train.images[:, :, :2].any()  # the rim
+    assert torch.bincount(test.factors["category"]).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+
+
 def test_configs_know_which_photographs_have_views():
     Config(dataset="eth80", augmentations="pose")
     with pytest.raises(ConfigError, match="session need images"):

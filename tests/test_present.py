@@ -15,7 +15,7 @@ from plotly.colors import unlabel_rgb
 
 from ciperlib.analyse.embedding import Embedding
 from ciperlib.analyse.features import Features
-from ciperlib.config import ConfigError, profile_parameters
+from ciperlib.config import Config, ConfigError, profile_parameters
 from ciperlib.learn.losses import nt_xent
 from ciperlib.present import batch, controls, exercises, notebook, pictures, plotting
 
@@ -119,6 +119,37 @@ def test_maps_are_drawn_each_on_its_own_scale_with_the_outline():
     assert (pixels[2][8, 8:24] == 255).all()  # the upper edge of the object, 4 pixels for one
     assert (pixels[2][7, 8:24] < 255).any()
     assert [a.text for a in figure.layout.annotations] == ["image", "A", "B", "one", "two"]
+
+
+def test_synergy_is_drawn_below_its_bound_and_close_points_share_a_label():
+    place = dict(method="ciper", low=0.0, high=0.1)
+    far = [dict(name="far", group="known", entropy=0.7, value=0.7, **place)]
+    near = [dict(name=f"near {i}", group="asked", entropy=0.01 * i, value=0.0, **place) for i in range(4)]
+    figure = plotting.plot_synergy(pd.DataFrame(far + near))
+    assert list(figure.data[0].x[:2]) == list(figure.data[0].y[:2])  # the line is the diagonal
+    texts = [annotation.text for annotation in figure.layout.annotations]
+    assert "far" in texts
+    assert "near 0, near 1<br>near 2, near 3" in texts
+    assert figure.data[1].marker.color == (plotting.COLOURS["ciper"],)
+
+
+def test_labels_say_what_a_config_is():
+    assert plotting.label(Config(alpha=0.1)) == "CIPER 0.1, image aug."
+    assert plotting.label(Config(augmentations="flip,jitter,grayscale")) == "CIPER, no crop"
+    lesson = Config(method="transformation_prediction", augmentations="", class_information="added")
+    assert plotting.label(lesson) == "rotation, class added"
+    assert (
+        plotting.label(Config(method="transformation_prediction", transformation="vertical_flip"))
+        == "vertical flip + image aug."
+    )
+
+
+def test_scores_that_are_no_shares_have_their_own_axis():
+    table = pd.DataFrame([dict(encoder="a", method="ciper", factor="nats", metric="", seed=0, value=v, low=v, high=v)
+                          for v in (-0.1, 1.2)])  # fmt: skip
+    low, high = plotting.plot_scores(table, ["nats"], ends={"nats": 1.5}).layout.xaxis.range
+    assert low < -0.1
+    assert high > 1.5
 
 
 def test_measures_show_every_seed_and_the_mean():
@@ -326,6 +357,19 @@ def test_the_share_exercise():
     for words, attempt in wrong.items():
         with pytest.raises(AssertionError, match=words):
             exercises.check_share(attempt)
+
+
+def test_the_synergy_exercise():
+    assert "Right" in exercises.check_synergy(lambda *four: min(four))
+    for attempt, words in (
+        (lambda i_a, i_c, h_a, h_c: i_a, "knows both variables"),
+        (lambda i_a, i_c, h_a, h_c: min(i_a, i_c), "more is claimed than H"),
+        (lambda i_a, i_c, h_a, h_c: min(i_a, i_c, h_a), "more is claimed than H.C"),
+        (lambda *four: max(0.0, min(four)), "shown as it is"),
+        (lambda *four: None, "returns nothing"),
+    ):
+        with pytest.raises(AssertionError, match=words):
+            exercises.check_synergy(attempt)
 
 
 def test_the_neighbours_exercise():

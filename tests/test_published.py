@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import re
 
 import pytest
@@ -135,3 +136,68 @@ def test_the_sentences_of_notebook_04_are_true_of_its_figures():
         assert m[f"order in h: {name}"] > 0.94
     for measure in ("order in h", "order in the picture", "share of variance within objects"):
         assert m[f"{measure}: CIPER"] > m[f"{measure}: SimCLR"]
+
+
+def test_the_sentences_of_notebook_05_are_true_of_its_figures():
+    record = published("05_explaining_away")
+    assert record["profile"] == "teaching"
+    assert record["parameters"] == {}
+    m = record["metrics"]
+
+    def interval(name):
+        return [m[f"CIPER minus {name} ({side})"] for side in ("low", "difference", "high")]
+
+    # sections 1 to 3
+    bit = "the 9 is a turned 6"
+    for column in ("value_nats", "level_entropy_nats", "class_entropy_nats"):
+        assert m[f"{column}: {bit}"] == pytest.approx(math.log(2), abs=0.002)
+    real = {name: m[f"{name}_nats: real 6 and 9"] for name in ("forward", "backward", "class_entropy", "value")}
+    assert min(real["forward"], real["backward"]) > real["class_entropy"]
+    assert real["value"] == pytest.approx(real["class_entropy"], abs=1e-6)
+    assert real["value"] < 0.1
+    for world in ("xor", "modular", "mixture"):
+        for estimate in ("forward", "backward"):
+            assert m[f"{estimate}_nats: {world}"] == pytest.approx(m[f"truth: {world}"], abs=0.015)
+    assert m["forward_nats: quadrant"] > 0.6
+    assert m["value_nats: quadrant"] < 0.02
+    # section 4
+    image = [f"{name}, image aug." for name in ("SimCLR", "CIPER 0.1", "CIPER", "predictive")]
+    values = [m[f"value_nats: {name}"] for name in image]
+    assert values == sorted(values)
+    assert all(m[f"level_entropy_nats: {name}"] > 1.2 for name in image)
+    assert values[0] < m["value_nats: random encoder"] < values[2]
+    assert interval("SimCLR, image aug.")[0] > 0
+    assert interval("random encoder")[0] > 0
+    assert interval("predictive, image aug.")[2] < 0
+    for name in ("CIPER, no crop", "CIPER, no jitter"):
+        assert interval(name)[0] < 0 < interval(name)[2]
+    assert values[3] > m["value_nats: pixels"] > 1.5 * values[2]
+    for name in ("pixels", *image):
+        networks = [m[f"{way}_mlp_nats: {name}"] for way in ("forward", "backward")]
+        assert sum(networks) < m[f"forward_nats: {name}"] + m[f"backward_nats: {name}"]
+    loss = sum(m[f"{way}_mlp_nats: pixels"] for way in ("forward", "backward"))
+    assert loss / (m["forward_nats: pixels"] + m["backward_nats: pixels"]) == pytest.approx(2 / 3, abs=0.06)
+    # section 5
+    accuracy, level, synergy = (
+        {name.split(": ", 1)[1]: value for name, value in m.items() if name.startswith(f"{measure}, lesson: ")}
+        for measure in ("accuracy", "level_entropy_nats", "value_nats")
+    )
+    for name in set(level) - {"azimuth", "identity", "identity + image aug.", "rotation + image aug."}:
+        assert level[name] < 0.11
+        assert abs(synergy[name]) < 0.01
+    for teaches in ("jigsaw", "rotation"):
+        assert accuracy[teaches] > max(accuracy[name] for name in ("grayscale", "blur", "identity")) + 0.03
+    assert level["rotation + image aug."] > level["rotation"] + 0.2
+    assert accuracy["rotation + image aug."] > accuracy["rotation"] + 0.03
+    assert accuracy["identity + image aug."] < accuracy["identity"]
+    assert level["rotation, class added"] > level["rotation"] + 0.02
+    assert level["rotation, class removed"] == pytest.approx(level["rotation"], abs=0.01)
+    assert synergy["azimuth"] > 0.04
+    assert accuracy["azimuth"] < accuracy["horizontal flip"] + 0.005
+
+
+def test_the_estimator_s_validation_holds_as_published():
+    rows = json.loads((home() / "figures" / "validation.json").read_text())["rows"]
+    assert {row["measure"] for row in rows} == {"bias", "coverage", "power", "p at most 0.05", "false alarms"}
+    assert {(row["world"], row["d"]) for row in rows if row["measure"] == "bias"} >= {("xor", 512), ("quadrant", 512)}
+    assert all(row["holds"] in (True, None) for row in rows)

@@ -6,7 +6,7 @@ import torchvision.transforms.functional as TF
 from conftest import make_noise_images
 
 from ciperlib import config
-from ciperlib.analyse.orbits import LEVEL, SOURCE, as_orbits, extract_orbits
+from ciperlib.analyse.orbits import LEVEL, SOURCE, as_orbits, extract_orbits, pixel_orbits
 from ciperlib.data import load_images
 from ciperlib.learn.augment import Augmentation
 from ciperlib.learn.pixels import BLENDS
@@ -152,6 +152,38 @@ def test_an_azimuth_is_read_off_the_image_it_came_from():
     expected = images.factors["azimuth"][view.source] // (torch.pi / 2)
     assert torch.equal(view.parameters[:, -1], expected)
     torch.testing.assert_close(view.images, images.floats(view.source))
+
+
+def test_some_of_the_levels():
+    images, whole = make_noise_images(3), make_transformation("jigsaw")
+    some = whole.only(0, 23)
+    assert some.levels == (whole.levels[0], whole.levels[23])
+    assert torch.equal(some(images, 1).images, whole(images, 23).images)
+    with pytest.raises(ValueError, match="another number of them"):
+        azimuth_steps(4).only(0, 1)
+
+
+def test_an_orbit_is_made_once_for_many_encoders():
+    images, transformation = make_noise_images(5), make_transformation("rotation")
+    encoder = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 16 * 16, 4)).eval()
+    levels = transformation.orbit(images)
+    assert len(levels) == 4
+    once, again = (extract_orbits(encoder, given, transformation) for given in (levels, images))
+    assert torch.equal(once.matrix, again.matrix)
+    assert torch.equal(once.ids, again.ids)
+
+
+def test_pixels_as_orbits_lie_as_an_encoder_s_do():
+    """Projected alike at every level: with all components kept, an image's levels have the pixels' own distances."""
+    images, transformation = make_noise_images(6, size=6), make_transformation("rotation")
+    block, rows = as_orbits(pixel_orbits(make_noise_images(40, size=6), images, transformation))
+    levels = transformation.orbit(images)
+    assert rows.factors[SOURCE][::4].tolist() == images.ids.tolist()
+    for i in range(4):
+        pixels = levels[i].floats().flatten(1)
+        torch.testing.assert_close(
+            torch.cdist(block[:, i], block[:, i]), torch.cdist(pixels, pixels), atol=2e-3, rtol=0
+        )
 
 
 def test_an_unknown_transformation():

@@ -9,6 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.colors import qualitative
 from plotly.subplots import make_subplots
+from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from ciperlib.config import IMAGE_STEPS, Config
@@ -165,7 +166,7 @@ def plot_history(histories: Mapping[str, pd.DataFrame], *, title: str = "") -> g
 
 def plot_scores(
     table: pd.DataFrame, factors: Sequence[str], *, floors: Mapping[str, Mapping[str, float]] | None = None,
-    title: str = "",
+    ends: Mapping[str, float] | None = None, title: str = "",
 ) -> go.Figure:  # fmt: skip
     """Probe scores: one panel a factor, one row an encoder, a tick a seed, and the mean with its range.
 
@@ -173,6 +174,7 @@ def plot_scores(
         table: columns encoder (the row's label), method, factor, value, low, high, seed.
         factors: the panels, from left to right.
         floors: factor -> name -> score, drawn as dotted lines.
+        ends: factor -> where its axis ends, for what is no share; else 1.
     """
     encoders = list(dict.fromkeys(table["encoder"]))
     titles = [_score_title(table, factor) for factor in factors]
@@ -188,19 +190,22 @@ def plot_scores(
                 row=1, col=column,
             )  # fmt: skip
     figure.update_yaxes(autorange="reversed", showgrid=False, range=[len(encoders) - 0.3, -0.6])
-    figure.update_xaxes(range=[-0.06, 1.06], tickvals=[0, 0.5, 1])
+    for column, factor in enumerate(factors, 1):
+        end = (ends or {}).get(factor, 1)
+        start = min(-0.06 * end, 1.1 * table.loc[table["factor"] == factor, "low"].min()) if ends else -0.06
+        figure.update_xaxes(range=[start, 1.06 * end], tickvals=[0, end / 2, end], row=1, col=column)
     height = 180 + 38 * len(encoders)
     return figure.update_layout(
         template=TEMPLATE, title=title, height=height, width=240 + 150 * len(factors), margin_t=80
     )
 
 
-def plot_synergy(points: pd.DataFrame, *, corner: float = 0.15) -> go.Figure:
+def plot_synergy(points: pd.DataFrame) -> go.Figure:
     """Synergy I(A;C|Z) against what is not known of the transformation, H(A|Z), and the bound that it cannot cross.
 
     Args:
         points: columns name, method, group, entropy, value, low, high (nats); methods without a colour are grey, each
-            group has its symbol. Points with an entropy below `corner` share one label.
+            group has its symbol. Points that lie close to one another share a label.
     """
     most = 1.06 * max(points["entropy"].max(), points["high"].max())
     figure = go.Figure(layout=dict(template=TEMPLATE, width=WIDTH, height=560))
@@ -212,20 +217,32 @@ def plot_synergy(points: pd.DataFrame, *, corner: float = 0.15) -> go.Figure:
     for (group, rows), symbol in zip(points.groupby("group", sort=False), ("circle-open", "diamond", "square", "x")):
         colours = [COLOURS.get(method, GREY) for method in rows["method"]]
         figure.add_scatter(
-            x=rows["entropy"], y=rows["value"], name=group, mode="markers+text", textposition="top center",
-            text=[name if entropy >= corner else "" for name, entropy in zip(rows["name"], rows["entropy"])],
-            textfont_size=12, marker=dict(color=colours, size=12, symbol=symbol, line_width=2), hovertext=rows["name"],
+            x=rows["entropy"], y=rows["value"], name=group, mode="markers", hovertext=rows["name"],
+            marker=dict(color=colours, size=12, symbol=symbol, line_width=2),
             error_y=dict(array=rows["high"] - rows["value"], arrayminus=rows["value"] - rows["low"], thickness=1.5),
         )  # fmt: skip
-    known = points["name"][points["entropy"] < corner]
-    if len(known):
-        lines = [", ".join(known[i : i + 3]) for i in range(0, len(known), 3)]
-        figure.add_annotation(
-            x=corner / 4, y=0, ax=0.5 * most, ay=-0.16 * most, axref="x", ayref="y", text="<br>".join(lines),
-            font_size=12, arrowcolor=GREY, standoff=8,
-        )  # fmt: skip
+    first = points["group"].iloc[0]
+    for together in _close_points(points):
+        x, y, names = together["entropy"].mean(), together["value"].mean(), list(together["name"])
+        text = "<br>".join(", ".join(names[i : i + 2]) for i in range(0, len(names), 2))
+        if len(names) == 1 and together["group"].iloc[0] == first:
+            place = dict(y=together["high"].iloc[0], yshift=12, showarrow=False)
+        elif len(names) < 3:
+            left = x > most / 2
+            place = dict(xshift=-14 if left else 14, xanchor="right" if left else "left", showarrow=False)
+        else:  # below, where nothing is
+            place = dict(ax=min(max(x, 0.24 * most), 0.8 * most), ay=-0.2 * most, axref="x", ayref="y", standoff=10)
+        figure.add_annotation(**{"x": x, "y": y, "text": text, "arrowcolor": GREY, "font_size": 12, **place})
     figure.update_xaxes(title="H(A|Z): what is not known of the transformation (nats)", range=[-0.04, most])
-    return figure.update_yaxes(title="I(A;C|Z): what the class adds (nats)", range=[-0.24 * most, most])
+    return figure.update_yaxes(title="I(A;C|Z): what the class adds (nats)", range=[-0.34 * most, most], zeroline=True)
+
+
+def _close_points(points: pd.DataFrame) -> list[pd.DataFrame]:
+    """Points in groups of those whose labels would cover one another: chains of near ones."""
+    place = points[["entropy", "value"]].to_numpy() / (0.09, 0.06)
+    near = (np.abs(place[:, None] - place[None]) < 1).all(2)
+    _, chain = connected_components(near)
+    return [rows for _, rows in points.groupby(chain, sort=False)]
 
 
 def plot_factors(table: pd.DataFrame, *, x_title: str, title: str = "") -> go.Figure:
