@@ -68,9 +68,19 @@ def test_the_readme_s_table_is_what_was_published(metrics):
             assert float(cell) == pytest.approx(metrics[f"{factor}: {name}"], abs=0.015), (name, factor)
 
 
+def test_the_readme_s_table_of_synergy_is_what_was_published():
+    m = published("05_explaining_away")["metrics"]
+    text = (home() / "README.md").read_text()
+    rows = re.findall(r"^\| ([^|]+?) \| ([-\d.]+) \| ([-\d.]+) \| ([-\d.]+) \|$", text, re.M)
+    assert len(rows) == 8
+    for name, *cells in rows:
+        for column, cell in zip(("value_nats", "forward_mlp_nats", "level_entropy_nats"), cells):
+            assert float(cell) == pytest.approx(m[f"{column}: {name}"], abs=0.0051), (name, column)
+
+
 def test_the_readme_has_no_gaps():
     text = (home() / "README.md").read_text()
-    assert not re.search(r"\b(TIME\d+|RESULTS|SPEED)\b", text)
+    assert not re.search(r"\b(TIME\d+|RESULTS|SPEED|[A-Z]+_ROWS)\b", text)
 
 
 def published(stem):
