@@ -222,6 +222,13 @@ def test_leaking_groups_would_inflate_the_entropy_s_fall():
     assert entropies[0] > 0.6 > 0.3 > entropies[1]
 
 
+def test_levels_of_an_image_in_several_groups_are_refused():
+    """The guard behind the test above: such folds would divide them."""
+    orbits = make_world("xor", 60).orbits
+    with pytest.raises(FeaturesError, match=r"levels of images \[0, 1, 2, 3, 4\] are in several groups"):
+        explaining_away(replace(orbits, groups=torch.arange(120)), CLASS)
+
+
 def made(**changes):
     orbits = make_world("xor", 60).orbits
     return replace(orbits, **changes)

@@ -60,7 +60,8 @@ def as_orbits(features: Features) -> tuple[Tensor, Features]:
     other, so that every m-th row is an image's first.
 
     Raises:
-        FeaturesError: no factors `source` and `level`, a level that an image lacks or has twice.
+        FeaturesError: no factors `source` and `level`, a level that an image lacks or has twice, levels of an image in
+            different groups.
     """
     missing = [name for name in (SOURCE, LEVEL) if name not in features.factors]
     if missing:
@@ -74,5 +75,11 @@ def as_orbits(features: Features) -> tuple[Tensor, Features]:
             f"orbits must have each of the {m} levels once for every image; images {odd} have not: extract them again"
         )
     ordered = features.subset(order)
+    group = ordered.groups.view(-1, m)
+    if (divided := (group != group[:, :1]).any(1)).any():
+        raise FeaturesError(
+            f"the levels of images {sources[divided].tolist()[:5]} are in several groups: fitted on one level, a model "
+            "would know the image at another; give all levels of an image its own group"
+        )
     block = ordered.matrix.view(len(sources), m, -1)
     return block, ordered
