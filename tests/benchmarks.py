@@ -20,7 +20,7 @@ from sklearn.linear_model import LogisticRegression
 
 from ciperlib.analyse.embedding import fit_embedding
 from ciperlib.analyse.features import Features
-from ciperlib.analyse.information import explaining_away
+from ciperlib.analyse.information import NULL_CHOICE, explaining_away
 from ciperlib.analyse.probes import fit_linear_probe
 from ciperlib.analyse.saliency import FullGrad
 from ciperlib.analyse.summary import deal_folds, summarise
@@ -213,12 +213,13 @@ def bench_information(n: int = 5000, nulls: int = 100) -> list[dict]:
     seconds, fitted = 0.0, folds != 0
     for y, k, given, g, draws in ((level, 4, category, 10, nulls + 2), (category, 10, level, 4, 0)):
         rank, _ = sorted(estimate(summaries, y, k, given, g).chosen)[2]
+        drawn_rank, _ = NULL_CHOICE
         bases = [summaries.values[0, :, :r] for r in RANKS]
         crossed = [_interactions(x, given) for x in bases]
         # each fold: every choice, then the chosen one twice, for choosing temperatures and for the answer
-        for inputs, choices, more in ((bases, len(BASE_RIDGES), 2), (crossed, len(RIDGES), 2 + draws)):
+        for inputs, choices, more in ((bases, len(BASE_RIDGES), 0), (crossed, len(RIDGES), draws)):
             each = [_seconds_of_scikit_learn(x[fitted], y[fitted]) for x in inputs]
-            seconds += 5 * (choices * sum(each) + more * each[RANKS.index(rank)])
+            seconds += 5 * (choices * sum(each) + 2 * each[RANKS.index(rank)] + more * each[RANKS.index(drawn_rank)])
     start = time.perf_counter()
     explaining_away(orbits, "category", networks=False, nulls=nulls)
     ours = time.perf_counter() - start

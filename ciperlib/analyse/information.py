@@ -9,7 +9,7 @@ Both estimate the same quantity. Each is a difference of two upper bounds on ent
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ from ciperlib.analyse.summary import Summaries, deal_folds, summarise
 from ciperlib.analyse.vinformation import estimate, interaction_statistic
 
 FOLDS = 5
+NULL_CHOICE = (8, 0.1)  # rank and ridge of the statistic of N2
 AGREEMENT_NATS = 0.03  # how far two estimates of the same quantity may lie apart, beside sampling
 SMALL_NATS = 0.02  # below it there is nothing worth a sentence
 
@@ -208,13 +209,16 @@ def _controls(summaries: Summaries, forward, backward, level, m, category, class
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(n, generator=generator)
     shuffled = category.view(n, m)[order].flatten()
-    observed, dealt = interaction_statistic(summaries, forward, level, m, torch.stack([category, shuffled]), classes)
+    dealt = float(interaction_statistic(summaries, forward, level, m, shuffled[None], classes))
     if nulls < 1:
-        return float(dealt), math.nan
-    chance = backward.base_probabilities()
-    drawn = torch.multinomial(chance, nulls, replacement=True, generator=generator).T
-    statistics = interaction_statistic(summaries, forward, level, m, drawn, classes)
-    return float(dealt), (1 + int((statistics >= observed).sum())) / (nulls + 1)
+        return dealt, math.nan
+    # what was chosen for the observed classes would not suit drawn ones as well: no choice at all is fair
+    count = len(forward.chosen)
+    fixed = replace(forward, chosen=(NULL_CHOICE,) * count, temperatures=(1.0,) * count)
+    drawn = torch.multinomial(backward.base_probabilities(), nulls, replacement=True, generator=generator).T
+    versions = torch.cat([category[None], drawn])
+    observed, *statistics = interaction_statistic(summaries, fixed, level, m, versions, classes).tolist()
+    return dealt, (1 + sum(statistic >= observed for statistic in statistics)) / (nulls + 1)
 
 
 def _with_components(z: Tensor, summaries: Summaries, components: int = 16) -> Summaries:
