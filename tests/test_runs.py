@@ -124,7 +124,7 @@ def test_an_exported_run_is_half_the_size_and_nearly_the_same(runs, tmp_path):
 def test_every_run_of_the_zoo_loads():
     for run in find_runs(zoo_root()):
         assert run.metrics
-        assert run.load_encoder().representation_size == 128
+        assert run.load_encoder().representation_size == 8 * run.config.width
 
 
 def test_an_interrupted_write_leaves_what_was_there(tmp_path, monkeypatch):
