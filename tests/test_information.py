@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from ciperlib.analyse.features import Features, FeaturesError
 from ciperlib.analyse.information import InformationError, conditional_entropy, explaining_away, judge
 from ciperlib.analyse.orbits import LEVEL, SOURCE, as_orbits
-from ciperlib.analyse.softmax import fit_softmax, log_softmax
+from ciperlib.analyse.softmax import _factor, fit_softmax, log_softmax
 from ciperlib.analyse.summary import deal_folds, summarise
 from ciperlib.analyse.vinformation import estimate
 from ciperlib.analyse.worlds import CLASS, lift, make_world, six_and_nine
@@ -183,11 +183,35 @@ def test_the_interval_spans_both_estimates_and_leaves_room_for_what_is_not_learn
     assert found.low < world.truth_nats < found.high
 
 
+def test_a_curvature_that_rounding_made_negative_is_raised():
+    """The others of the batch are factored as they are."""
+    good = torch.tensor([[2.0, 1.0], [1.0, 2.0]], dtype=torch.float64)
+    flat = torch.tensor([[1.0, 1.0], [1.0, 1.0 - 1e-9]], dtype=torch.float64)
+    factors = _factor(torch.stack([good, flat]))
+    assert factors.isfinite().all()
+    torch.testing.assert_close(factors[0] @ factors[0].T, good, atol=1e-12, rtol=0)
+    torch.testing.assert_close(factors[1] @ factors[1].T, flat, atol=1e-5, rtol=0)
+
+
+@pytest.mark.slow
+def test_p_values_of_a_world_without_synergy_are_spread_evenly():
+    """A thin slice of `make validate`. With a statistic chosen for the observed classes their mean is above 0.7."""
+    p = [
+        explaining_away(
+            make_world("modular_plain", 300, seed=s).orbits, CLASS, networks=False, nulls=19, seed=s
+        ).p_value
+        for s in range(40)
+    ]
+    assert sum(p) / len(p) == pytest.approx(0.525, abs=0.1)  # of 1/20, 2/20 ... 1
+    assert min(p) < 0.2
+    assert max(p) > 0.9
+
+
 def test_where_the_hessian_is_as_good_as_singular():
     """A column twice, hardly any penalty: MKL's batched LU has failed on such problems."""
     x, y = problem(b=40, p=6)
     x[:, :, 1] = x[:, :, 0]
-    bare, ridge = x[:, :, [0, 2, 3, 4, 5]], torch.full((40,), 1e-9)
+    bare, ridge = x[:, :, [0, 2, 3, 4, 5]], torch.full((40,), 1e-6)
     both, single = (log_softmax(z, fit_softmax(z, y, 3, ridge)).exp() for z in (x, bare))
     torch.testing.assert_close(both, single, atol=1e-3, rtol=0)
 

@@ -138,10 +138,8 @@ def test_labels_say_what_a_config_is():
     assert plotting.label(Config(augmentations="flip,jitter,grayscale")) == "CIPER, no crop"
     lesson = Config(method="transformation_prediction", augmentations="", class_information="added")
     assert plotting.label(lesson) == "rotation, class added"
-    assert (
-        plotting.label(Config(method="transformation_prediction", transformation="vertical_flip"))
-        == "vertical flip + image aug."
-    )
+    lesson = Config(method="transformation_prediction", transformation="vertical_flip")
+    assert plotting.label(lesson) == "vertical flip + image aug."
 
 
 def test_scores_that_are_no_shares_have_their_own_axis():

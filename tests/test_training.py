@@ -95,10 +95,10 @@ def test_a_stopped_run_resumes_to_the_bit(precision, tmp_path):
 
 @pytest.mark.parametrize("class_information", ["none", "added", "removed"])
 def test_a_transformation_is_learned_with_and_without_the_class(class_information, tmp_path):
-    choices = {**TINY, "method": "transformation_prediction", "augmentations": "", "epochs": 6, "train_size": 200,
+    choices = {**TINY, "method": "transformation_prediction", "augmentations": "", "epochs": 20, "train_size": 200,
                "batch_size": 50, "class_information": class_information}  # fmt: skip
     history = quiet(Config(**choices), tmp_path).history
-    assert history["transformation"].iloc[-1] < 0.98 * history["transformation"].iloc[0]
+    assert history["transformation"].iloc[-1] < 0.8 * history["transformation"].iloc[0]
     assert ("class" in history) == (class_information != "none")
 
 

@@ -180,10 +180,8 @@ def test_pixels_as_orbits_lie_as_an_encoder_s_do():
     levels = transformation.orbit(images)
     assert rows.factors[SOURCE][::4].tolist() == images.ids.tolist()
     for i in range(4):
-        pixels = levels[i].floats().flatten(1)
-        torch.testing.assert_close(
-            torch.cdist(block[:, i], block[:, i]), torch.cdist(pixels, pixels), atol=2e-3, rtol=0
-        )
+        ours, pixels = block[:, i], levels[i].floats().flatten(1)
+        torch.testing.assert_close(torch.cdist(ours, ours), torch.cdist(pixels, pixels), atol=2e-3, rtol=0)
 
 
 def test_an_unknown_transformation():

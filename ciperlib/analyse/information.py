@@ -9,8 +9,9 @@ Both estimate the same quantity. Each is a difference of two upper bounds on ent
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -23,8 +24,10 @@ from ciperlib.analyse.orbits import LEVEL, as_orbits
 from ciperlib.analyse.results import one_row_table
 from ciperlib.analyse.solvers import bootstrap_interval
 from ciperlib.analyse.summary import Summaries, deal_folds, summarise
-from ciperlib.analyse.vinformation import estimate, interaction_statistic
+from ciperlib.analyse.vinformation import Estimate, estimate, interaction_statistic
+from ciperlib.learn.encoders import derived_seed
 
+Question: TypeAlias = tuple[Tensor, int, Tensor, int]  # y, its number of values, what is given, its number of values
 FOLDS = 5
 NULL_CHOICE = (8, 0.1)  # rank and ridge of the statistic of N2
 AGREEMENT_NATS = 0.03  # how far two estimates of the same quantity may lie apart, beside sampling
@@ -125,33 +128,29 @@ def explaining_away(
     z, level, groups = rows.matrix, rows.factors[LEVEL], rows.groups[::m]
     folds = deal_folds(rows.groups, FOLDS, seed)
     summaries = summarise(z, level * classes + category, m * classes, folds)
-    forward = estimate(summaries, level, m, category, classes)
-    backward = estimate(summaries, category, classes, level, m)
-    pairs = ((level, m, category, classes), (category, classes, level, m))
-    known = [[linear.surprise(), direct_surprise(z, y, k, rows.groups, seed)]
-             for linear, (y, k, *_) in zip((forward, backward), pairs)]  # fmt: skip
-    by_network = (math.nan, math.nan)
+    questions = ((level, m, category, classes), (category, classes, level, m))  # of A, and with the roles exchanged
+    linear = forward, backward = tuple(estimate(summaries, *question) for question in questions)
+    limits = [
+        [one.surprise(), direct_surprise(z, y, k, rows.groups, seed)] for one, (y, k, *_) in zip(linear, questions)
+    ]
+    by_network = [math.nan, math.nan]
     if networks:
         extended = _with_components(z, summaries)
-        found = [surprise_by_networks(extended, *both, seed=seed) for both in zip((forward, backward), pairs)]
-        by_network = tuple(float((without - given).mean()) for without, given in found)
-        known = [[*surprises, without] for surprises, (without, _) in zip(known, found)]
-    shuffled, p_value = _controls(summaries, forward, backward, level, m, category, classes, n, nulls, seed)
-    limits = [*known[0], *known[1]]
-    value, low, end = _capped([forward.terms(), backward.terms()], limits, np.min, groups, m, seed, draws)
-    learned = [forward.extrapolated(), backward.extrapolated()]
-    high = max(end, _capped(learned, limits, np.max, groups, m, seed, draws)[2])
-    entropies = [min(float(surprise.mean()) for surprise in surprises) for surprises in known]
+        for i, (one, question) in enumerate(zip(linear, questions)):
+            without, given = surprise_by_networks(extended, one, *question, seed=seed)
+            by_network[i] = float((without - given).mean())
+            limits[i].append(without)
+    entropies = [min(float(surprise.mean()) for surprise in surprises) for surprises in limits]
+    value, low, high = _interval(forward, backward, [*limits[0], *limits[1]], groups, m, seed, draws)
     numbers = dict(
         value=value, low=low, high=high, forward=forward.information(), backward=backward.information(),
         bound=min(entropies), level_entropy=entropies[0], class_entropy=entropies[1], forward_mlp=by_network[0],
-        backward_mlp=by_network[1], shuffled=shuffled, p_value=p_value,
+        backward_mlp=by_network[1], shuffled=_shuffled(summaries, forward, questions[0], n, seed),
+        p_value=_p_value(summaries, forward, questions[0], backward.base_probabilities(), nulls, seed),
     )  # fmt: skip
     error = (forward.terms() - backward.terms()).view(n, m).mean(1).std() / math.sqrt(n)
     verdict, reason = judge(numbers, float(error))
-    return ExplainingAway(
-        target, n, m, classes, **numbers, verdict=verdict, reason=reason, unseen=orbits.unseen
-    )  # fmt: skip
+    return ExplainingAway(target, n, m, classes, **numbers, verdict=verdict, reason=reason, unseen=orbits.unseen)
 
 
 def conditional_entropy(orbits: Features, target: str = LEVEL, *, seed: int = 0) -> float:
@@ -190,35 +189,53 @@ def judge(numbers: dict[str, float], error: float) -> tuple[str, str]:
     return "present", "forward and backward, linear and networks agree, and drawn classes do not reach it"
 
 
-def _capped(estimates: list[Tensor], limits: list[Tensor], choose, groups: Tensor, m: int, seed: int, draws: int):
-    """The smaller or larger (`choose`: np.min, np.max) of I_A and I_C, but at most every estimate of H(A|Z) and H(C|Z),
-    each the mean of a column [R]; and its bootstrap interval, the choice made anew in every draw."""
-    terms = torch.stack([column.view(-1, m).mean(1) for column in (*estimates, *limits)], 1)
-    terms = torch.cat([terms, torch.ones(len(terms), 1, dtype=torch.float64)], 1)
+def _interval(
+    forward: Estimate, backward: Estimate, limits: list[Tensor], groups: Tensor, m: int, seed: int, draws: int
+) -> tuple[float, float, float]:
+    """The smaller of I_A and I_C, and the interval around both; each at most every estimate of H(A|Z) and H(C|Z), the
+    means of `limits` [R]. What is smaller, larger or a limit is decided anew in every draw."""
 
-    def statistic(sums: np.ndarray) -> np.ndarray:
-        means = sums[:, :-1] / sums[:, -1:]
-        return np.minimum(choose(means[:, :2], axis=1), means[:, 2:].min(1))
+    def bootstrapped(estimates: list[Tensor], choose: Callable) -> tuple[float, float, float]:
+        terms = torch.stack([column.view(-1, m).mean(1) for column in (*estimates, *limits)], 1)
+        terms = torch.cat([terms, torch.ones(len(terms), 1, dtype=torch.float64)], 1)
 
-    value = float(statistic(terms.sum(0, keepdim=True).numpy())[0])
-    return value, *bootstrap_interval(groups, terms, statistic, seed, draws)
+        def statistic(sums: np.ndarray) -> np.ndarray:
+            means = sums[:, :-1] / sums[:, -1:]
+            return np.minimum(choose(means[:, :2], axis=1), means[:, 2:].min(1))
+
+        value = float(statistic(terms.sum(0, keepdim=True).numpy())[0])
+        return value, *bootstrap_interval(groups, terms, statistic, seed, draws)
+
+    value, low, high = bootstrapped([forward.terms(), backward.terms()], np.min)
+    *_, learned = bootstrapped([forward.extrapolated(), backward.extrapolated()], np.max)
+    return value, low, max(high, learned)
 
 
-def _controls(summaries: Summaries, forward, backward, level, m, category, classes, n, nulls, seed):
-    """N1: I_A for shuffled classes. N2: the rank of the statistic among classes drawn from q(c|z)."""
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(n, generator=generator)
-    shuffled = category.view(n, m)[order].flatten()
-    dealt = float(interaction_statistic(summaries, forward, level, m, shuffled[None], classes))
+def _shuffled(summaries: Summaries, forward: Estimate, question: Question, n: int, seed: int) -> float:
+    """N1: I_A for the classes of other images."""
+    y, k, category, classes = question
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    dealt = category.view(n, -1)[order].flatten()
+    return float(interaction_statistic(summaries, forward, y, k, dealt[None], classes))
+
+
+def _p_value(
+    summaries: Summaries, forward: Estimate, question: Question, chance: Tensor, nulls: int, seed: int
+) -> float:
+    """N2: the rank of the statistic among classes drawn from q(c|z), `chance` [R, K]; NaN without draws.
+
+    Nothing is chosen for the statistic: what suits the observed classes would not suit drawn ones as well.
+    """
     if nulls < 1:
-        return dealt, math.nan
-    # what was chosen for the observed classes would not suit drawn ones as well: no choice at all is fair
-    count = len(forward.chosen)
-    fixed = replace(forward, chosen=(NULL_CHOICE,) * count, temperatures=(1.0,) * count)
-    drawn = torch.multinomial(backward.base_probabilities(), nulls, replacement=True, generator=generator).T
+        return math.nan
+    y, k, category, classes = question
+    folds = len(forward.chosen)
+    fixed = replace(forward, chosen=(NULL_CHOICE,) * folds, temperatures=(1.0,) * folds)
+    generator = torch.Generator().manual_seed(derived_seed(seed, "nulls"))
+    drawn = torch.multinomial(chance, nulls, replacement=True, generator=generator).T
     versions = torch.cat([category[None], drawn])
-    observed, *statistics = interaction_statistic(summaries, fixed, level, m, versions, classes).tolist()
-    return dealt, (1 + sum(statistic >= observed for statistic in statistics)) / (nulls + 1)
+    observed, *statistics = interaction_statistic(summaries, fixed, y, k, versions, classes).tolist()
+    return (1 + sum(statistic >= observed for statistic in statistics)) / (nulls + 1)
 
 
 def _with_components(z: Tensor, summaries: Summaries, components: int = 16) -> Summaries:

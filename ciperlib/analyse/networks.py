@@ -10,12 +10,12 @@ from ciperlib.analyse.summary import Summaries
 from ciperlib.analyse.vinformation import Estimate
 from ciperlib.learn.encoders import derived_seed
 
-HIDDEN, BATCH, STEPS, EVERY = 64, 1024, 400, 20
+HIDDEN, BATCH, STEPS, EVERY = 64, 256, 400, 20
 PATIENCE = 6  # looks without a better one in any fold, after which training ends
 
 
 def surprise_by_networks(
-    summaries: Summaries, linear: Estimate, question: tuple[Tensor, int, Tensor, int], *, seed: int = 0
+    summaries: Summaries, linear: Estimate, y: Tensor, k: int, given: Tensor, g: int, *, seed: int = 0
 ) -> tuple[Tensor, Tensor]:
     """-log q0 and -log q1 of each row, float64 [R] twice, as in `vinformation.estimate`, by networks with one hidden
     layer of 64 units whose outputs are added to the linear family's logits; all folds are trained together.
@@ -24,9 +24,8 @@ def surprise_by_networks(
     of the training folds: a network that finds nothing leaves the linear estimate as it is, and does not contradict it.
 
     Args:
-        question: y, k, given, g as for `vinformation.estimate`.
+        linear: `vinformation.estimate` of the same y, k, given and g.
     """
-    y, k, given, g = question
     alone = summaries.values.float()
     alone = (alone - alone.mean(1, keepdim=True)) / alone.std(1, keepdim=True).clamp_min(1e-6)
     code = torch.nn.functional.one_hot(given, g).float().expand(len(alone), -1, -1)

@@ -29,8 +29,8 @@ def load(
     if image_size < 28:
         raise DataError(f"digits are at least 28 pixels wide, not image_size={image_size}")
     base = data_root(root)
-    pixels, labels = _mnist(base, split) if (base / RAW).is_dir() else _small(split)
     kind = "mnist" if (base / RAW).is_dir() else "small"
+    pixels, labels = _mnist(base, split) if kind == "mnist" else _small(split)
     n = len(pixels) if size is None else size
     if n > len(pixels):
         raise DataError(f"digits ({kind}, {split}) are {len(pixels)}, not {n}; ask for fewer, or leave size out")

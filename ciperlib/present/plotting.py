@@ -54,11 +54,10 @@ def label(config: Config) -> str:
     if config.method == "transformation_prediction":
         return _prediction_label(config)
     kinds = {IMAGE_STEPS: "image aug.", ("pose",): "pose aug.", ("session",): "session aug."}
-    kind = kinds.get(config.augmentations)
-    if kind is None and set(config.augmentations) < set(IMAGE_STEPS) and len(config.augmentations) == 3:
-        kind = "no " + next(step for step in IMAGE_STEPS if step not in config.augmentations)
+    kinds |= {tuple(step for step in IMAGE_STEPS if step != left): f"no {left}" for left in IMAGE_STEPS}
+    kind = kinds.get(config.augmentations, "+".join(config.augmentations))
     method = LABELS[config.method] + (f" {config.alpha:g}" if config.method == "ciper" and config.alpha != 1 else "")
-    name = method if config.method == "random" else f"{method}, {kind or '+'.join(config.augmentations)}"
+    name = method if config.method == "random" else f"{method}, {kind}"
     return name if config.coordinates else f"{name}, without coordinates"
 
 
@@ -192,7 +191,7 @@ def plot_scores(
     figure.update_yaxes(autorange="reversed", showgrid=False, range=[len(encoders) - 0.3, -0.6])
     for column, factor in enumerate(factors, 1):
         end = (ends or {}).get(factor, 1)
-        start = min(-0.06 * end, 1.1 * table.loc[table["factor"] == factor, "low"].min()) if ends else -0.06
+        start = min(-0.06 * end, 1.1 * table.loc[table["factor"] == factor, "low"].min())
         figure.update_xaxes(range=[start, 1.06 * end], tickvals=[0, end / 2, end], row=1, col=column)
     height = 180 + 38 * len(encoders)
     return figure.update_layout(
