@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import TINY, real_data
 from PIL import Image
+from sklearn.datasets import load_digits
 
 from ciperlib.analyse.tables import default_factors, probe_floors
 from ciperlib.config import Config, ConfigError
@@ -181,6 +182,10 @@ def test_digits_without_mnist(tmp_path):
     assert train.images.shape[1:] == (3, 32, 32)
     assert not set(train.ids.tolist()) & set(test.ids.tolist())
     assert torch.equal(train.images[:, :, ::4, ::4].repeat_interleave(4, 2).repeat_interleave(4, 3), train.images)
+    again = load_images("digits", root=tmp_path)
+    assert torch.equal(again.images, train.images)
+    kept = torch.bincount(train.factors["category"]) + torch.bincount(test.factors["category"])
+    assert kept.tolist() == np.bincount(load_digits().target).tolist()  # each of them once
     with pytest.raises(DataError, match="are 1437, not 2000"):
         load_images("digits", size=2000, root=tmp_path)
     with pytest.raises(DataError, match="at least 28 pixels"):
