@@ -186,7 +186,7 @@ def test_the_sentences_of_notebook_05_are_true_of_its_figures():
         networks = [m[f"{way}_mlp_nats: {name}"] for way in ("forward", "backward")]
         assert sum(networks) < m[f"forward_nats: {name}"] + m[f"backward_nats: {name}"]
     loss = sum(m[f"{way}_mlp_nats: pixels"] for way in ("forward", "backward"))
-    assert loss / (m["forward_nats: pixels"] + m["backward_nats: pixels"]) == pytest.approx(2 / 3, abs=0.06)
+    assert loss / (m["forward_nats: pixels"] + m["backward_nats: pixels"]) == pytest.approx(3 / 5, abs=0.05)
     # section 5
     accuracy, level, synergy = (
         {name.split(": ", 1)[1]: value for name, value in m.items() if name.startswith(f"{measure}, lesson: ")}
@@ -195,15 +195,16 @@ def test_the_sentences_of_notebook_05_are_true_of_its_figures():
     for name in set(level) - {"azimuth", "identity", "identity + image aug.", "rotation + image aug."}:
         assert level[name] < 0.11
         assert abs(synergy[name]) < 0.01
-    for teaches in ("jigsaw", "rotation"):
-        assert accuracy[teaches] > max(accuracy[name] for name in ("grayscale", "blur", "identity")) + 0.03
+    more = {name for name in accuracy if accuracy[name] > m["accuracy, best untrained"]}
+    assert more == {"jigsaw", "rotation + image aug.", "rotation, class added"}
+    assert accuracy["blur"] < m["accuracy, untrained"] < 0.37
     assert level["rotation + image aug."] > level["rotation"] + 0.2
     assert accuracy["rotation + image aug."] > accuracy["rotation"] + 0.03
     assert accuracy["identity + image aug."] < accuracy["identity"]
     assert level["rotation, class added"] > level["rotation"] + 0.02
     assert level["rotation, class removed"] == pytest.approx(level["rotation"], abs=0.01)
-    assert synergy["azimuth"] > 0.04
-    assert accuracy["azimuth"] < accuracy["horizontal flip"] + 0.005
+    assert synergy["azimuth"] > 0.025
+    assert accuracy["azimuth"] < m["accuracy, untrained"]
 
 
 def test_the_estimator_s_validation_holds_as_published():
