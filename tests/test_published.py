@@ -212,3 +212,14 @@ def test_the_estimator_s_validation_holds_as_published():
     assert {row["measure"] for row in rows} == {"bias", "coverage", "power", "p at most 0.05", "false alarms"}
     assert {(row["world"], row["d"]) for row in rows if row["measure"] == "bias"} >= {("xor", 512), ("quadrant", 512)}
     assert all(row["holds"] in (True, None) for row in rows)
+    text = (home() / "README.md").read_text()
+    values = {measure: [row["value"] for row in rows if row["measure"] == measure] for measure in
+              ("coverage", "power", "p at most 0.05", "false alarms")}  # fmt: skip
+    xor, modular, mixture = (round(100 * share) for share in values["coverage"])
+    assert f"| {xor} and {modular} of 100 | 90 |" in text
+    assert f"({mixture} of 100)" in text
+    assert f"| {100 * values['power'][0]:.0f} and {100 * values['power'][1]:.0f} of 100 | 90 |" in text
+    assert f"| {400 * values['p at most 0.05'][0]:.0f} of 400" in text
+    assert f"| {400 * max(values['false alarms']):.0f} of 400 | 8% |" in text
+    trap = next(row["value"] for row in rows if (row["measure"], row["world"], row["d"]) == ("bias", "quadrant", 512))
+    assert f"the trap {trap:+.3f}" in text

@@ -14,6 +14,7 @@ from ciperlib.data import turntable
 from ciperlib.data.imageset import load_images
 from ciperlib.data.turntable import OBJECTS, SESSIONS, raycaster, render, solids
 from ciperlib.data.turntable.catalogue import ball
+from ciperlib.data.turntable.scene import load_scene, make_table
 
 
 def views(n: int, seed: int = 0) -> list[torch.Tensor]:
@@ -35,19 +36,19 @@ def pose(n: int, object=0, session=0, azimuth=0.0, elevation=0.5, distance=1.0) 
 @pytest.fixture
 def world(monkeypatch):
     """Lets a test put other parts in the place of every object; no parts: the empty room."""
-    scene = raycaster._scene(torch.device("cpu"))
+    scene = load_scene(torch.device("cpu"))
 
     def build(parts, height=0.25):
         heights = scene.height if height is None else torch.full((len(OBJECTS),), height)
         kinds = {part.kind for part in parts}
         tables = [
-            raycaster._table(kind, [[p for p in parts if p.kind == kind]] * len(OBJECTS))
+            make_table(kind, [[p for p in parts if p.kind == kind]] * len(OBJECTS))
             if kind in kinds
             else table._replace(used=torch.zeros_like(table.used))
             for kind, table in enumerate(scene.tables)
         ]
         new = scene._replace(tables=tuple(tables), height=heights)
-        monkeypatch.setattr(raycaster, "_scene", lambda device: new)
+        monkeypatch.setattr(raycaster, "load_scene", lambda device: new)
 
     return build
 
