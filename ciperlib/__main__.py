@@ -83,35 +83,55 @@ def run_command(options: argparse.Namespace) -> None:
 
 
 def zoo_command(options: argparse.Namespace) -> None:
-    """Trains what the zoo's grid asks for and the zoo lacks; several of these commands share the work."""
-    from ciperlib.learn.runs import RunBusyError, find_run, zoo_grid, zoo_root
+    """Trains what the zoo's grid asks for and the zoo lacks, measures it, and makes the portraits that the explorer
+    shows; several of these commands share the training."""
+    from ciperlib.analyse.portrait import FLOORS, Sitting, measure_floors, portrayed
+    from ciperlib.files import write_json
+    from ciperlib.learn.runs import RunBusyError, zoo_grid, zoo_root
 
     kinds, seeds = zoo_grid()
     root = Path(options.root) if options.root else zoo_root()
     configs = [Config.from_parameters(**kind, seed=seed) for seed in seeds for kind in kinds]
+    shown, sitting = portrayed(), Sitting(options.device)
     for number, config in enumerate(configs, 1):
-        found = find_run(config, root)
-        if found is not None and found.metrics:
-            continue
-        print(f"{number} of {len(configs)}: {config.name}", flush=True)
         try:
-            _add_to_zoo(config, root, options.device)
+            if _add_to_zoo(config, root, options.device) | _portray(config, root, sitting, config in shown):
+                print(f"{number} of {len(configs)} done", flush=True)
         except RunBusyError as error:
             print(error, flush=True)
+    if shown and not (root / FLOORS).exists():
+        write_json(root / FLOORS, measure_floors(sitting))
 
 
-def _add_to_zoo(config: Config, root: Path, device: str) -> None:
-    """Trains, halves, and measures the halved encoder: the numbers are those of the file that is shipped."""
+def _add_to_zoo(config: Config, root: Path, device: str) -> bool:
+    """Trains, halves, and measures the halved encoder: the numbers are those of the file that is shipped. False where
+    it was there already."""
     from ciperlib.analyse.tables import probe_run, to_metrics
-    from ciperlib.learn.runs import export_run
+    from ciperlib.learn.runs import export_run, find_run
     from ciperlib.learn.training import fit
 
+    found = find_run(config, root)
+    if found is not None and found.metrics:
+        return False
+    print(config.name, flush=True)
     run = export_run(fit(config, device=device), root)
     sizes = {"image_size": config.image_size}
     train = load_images(config.dataset, "train", size=config.train_size, **sizes)
     results = probe_run(run, train, load_images(config.dataset, "test", **sizes))
     export_run(run, root, to_metrics(results))
     print("   ".join(f"{factor} {result.value:.3f}" for factor, result in results.items()), flush=True)
+    return True
+
+
+def _portray(config: Config, root: Path, sitting, wanted: bool) -> bool:
+    from ciperlib.analyse.portrait import PORTRAIT, make_portrait, write_portrait
+    from ciperlib.learn.runs import find_run
+
+    run = find_run(config, root)
+    if not wanted or run is None or (run.folder / PORTRAIT).exists():
+        return False
+    write_portrait(run.folder, make_portrait(run, sitting))
+    return True
 
 
 def data_command(options: argparse.Namespace) -> None:

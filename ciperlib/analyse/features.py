@@ -120,7 +120,7 @@ def extract_features(
             )
         if path is not None:
             save_matrix(path, pixels, matrix)
-    return _as_features(matrix, images, before, trained_on)
+    return as_features(matrix, images, before, trained_on)
 
 
 def pixel_features(train: ImageSet, test: ImageSet, components: int = 256) -> tuple[Features, Features]:
@@ -139,7 +139,7 @@ def pixel_features(train: ImageSet, test: ImageSet, components: int = 256) -> tu
         directions = _principal_directions(matrices[0], components)
         matrices = [matrix @ directions for matrix in matrices]
     source = f"pixels-{components}-{train.digest()}"
-    first, second = (_as_features(m, images, source, seen) for m, images in zip(matrices, (train, test)))
+    first, second = (as_features(m, images, source, seen) for m, images in zip(matrices, (train, test)))
     return first, second
 
 
@@ -223,7 +223,8 @@ def _draw(key: Tensor, share: float, seed: int) -> Tensor:
     return distinct[torch.randperm(len(distinct), generator=torch.Generator().manual_seed(seed))[:count]]
 
 
-def _as_features(matrix: Tensor, images: ImageSet, source: str, trained_on: TrainedOn | None) -> Features:
+def as_features(matrix: Tensor, images: ImageSet, source: str, trained_on: TrainedOn | None = None) -> Features:
+    """A matrix float32 [N, d] as the features of `images`, in their order; `source` says who made it."""
     unseen = "unknown"
     if trained_on is not None:
         if trained_on.name == images.name:

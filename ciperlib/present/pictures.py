@@ -130,7 +130,7 @@ def plot_embeddings(embeddings: Mapping[str, Embedding], factors: Sequence[str],
                 x=embedding.points[:, 0].numpy(), y=embedding.points[:, 1].numpy(), mode="markers", showlegend=False,
                 marker=dict(size=size, color=colours), hoverinfo="skip", row=r, col=c,
             )  # fmt: skip
-            for text, place in _names(embedding, factor):
+            for text, place in embedding_names(embedding, factor):
                 figure.add_annotation(
                     x=place[0], y=place[1], text=text, showarrow=False, yanchor="top", font_size=10, row=r, col=c
                 )
@@ -146,7 +146,7 @@ def plot_embeddings(embeddings: Mapping[str, Embedding], factors: Sequence[str],
     )
 
 
-def _names(embedding: Embedding, factor: str) -> list[tuple[str, list[float]]]:
+def embedding_names(embedding: Embedding, factor: str) -> list[tuple[str, list[float]]]:
     """Label of each object or category, and the place below its points; nothing for other factors, or for too many."""
     values, labels = embedding.features.factors[factor], embedding.features.labels.get(factor, ())
     known = values.unique() if factor in ("object", "category") and labels else values[:0]
@@ -205,6 +205,23 @@ def _bytes(images: Tensor) -> np.ndarray:
 def as_png(pixels: Tensor, scale: int) -> bytes:
     """An image, uint8 or float in 0..1 [3, H, W], as PNG bytes, each pixel enlarged to scale x scale."""
     return _encode(_bytes(pixels[None])[0], scale)
+
+
+def as_data_uri(pixels: Tensor, scale: int) -> str:
+    """As `as_png`, as an address that holds the picture itself."""
+    return _png(_bytes(pixels[None])[0], scale)
+
+
+def outline(mask: Tensor) -> tuple[list[float | None], list[float | None]]:
+    """The border of a mask, bool [H, W], along its pixels' edges: x and y of line segments with gaps between them."""
+    inside = np.pad(mask.cpu().numpy(), 1)
+    x: list[float | None] = []
+    y: list[float | None] = []
+    for row, column in np.argwhere(inside[1:] != inside[:-1]) - (0.5, 1.5):  # between a pixel and the one below
+        x, y = [*x, column, column + 1, None], [*y, row, row, None]
+    for row, column in np.argwhere(inside[:, 1:] != inside[:, :-1]) - (1.5, 0.5):  # and the one to the right
+        x, y = [*x, column, column, None], [*y, row, row + 1, None]
+    return x, y
 
 
 def _png(pixels: np.ndarray, scale: int) -> str:

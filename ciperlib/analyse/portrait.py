@@ -1,0 +1,213 @@
+"""A portrait: what can be seen of one encoder at once. Its probes, where it looks, how it lays images out, and what the
+class adds to the azimuth; of the same images for every encoder, small enough to be kept beside it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from ciperlib.analyse.embedding import Embedding, fit_embedding
+from ciperlib.analyse.evidence import draw_maps
+from ciperlib.analyse.features import as_features, extract_features
+from ciperlib.analyse.information import explaining_away
+from ciperlib.analyse.orbits import extract_orbits, pixel_orbits
+from ciperlib.analyse.results import ProbeResult
+from ciperlib.analyse.tables import probe_floors, probe_run, to_metrics
+from ciperlib.config import Config
+from ciperlib.data import load_images
+from ciperlib.data.imageset import ImageSet
+from ciperlib.files import write_atomically
+from ciperlib.learn.devices import find_device
+from ciperlib.learn.encoders import make_encoder
+from ciperlib.learn.runs import Run, zoo_grid, zoo_root
+from ciperlib.learn.transformations import Transformation, make_transformation
+
+PORTRAIT, FLOORS = "portrait.safetensors", "floors.json"
+ASKED, TARGET, TURNED, NULLS = "azimuth", "category", 500, 19  # as in notebook 05
+PORTRAYED = ("probing", "alpha", "removed", "explorer")  # parts of the zoo's grid
+Report = Callable[[str], None]
+
+
+class PortraitError(Exception):
+    """A portrait that is missing or damaged; the message says what to do."""
+
+
+class Sitting:
+    """The images that every portrait is of: turntable images which its encoders were not trained on.
+
+    Args:
+        device: where encoders work: "auto", "cpu", "cuda", "cuda:1".
+        train_size, test_size: images that probes are fitted on and scored on.
+    """
+
+    def __init__(self, device: str = "cpu", train_size: int = 5000, test_size: int = 2500) -> None:
+        self._device, self._sizes = device, {"train": train_size, "test": test_size}
+
+    @cached_property
+    def train(self) -> ImageSet:
+        return self._load("train")
+
+    @cached_property
+    def test(self) -> ImageSet:
+        return self._load("test")
+
+    def _load(self, split: str) -> ImageSet:
+        return load_images("turntable", split, size=self._sizes[split], device=find_device(self._device))
+
+    @cached_property
+    def laid_out(self) -> ImageSet:
+        """Of the test images, those of the first object of each category."""
+        objects, categories = (len(self.test.labels[name]) for name in ("object", "category"))
+        return self.test.subset(self.test.factors["object"] % (objects // categories) == 0)
+
+    @cached_property
+    def looked_at(self) -> ImageSet:
+        """One of the laid out images for each category, in order of category."""
+        category = self.laid_out.factors["category"]
+        return self.laid_out.subset(torch.stack([(category == value).nonzero()[0, 0] for value in category.unique()]))
+
+    @cached_property
+    def turned(self) -> tuple[Transformation, tuple[ImageSet, ...]]:
+        """The transformation that is asked about, and the test images at each of its levels."""
+        asked = make_transformation(ASKED)
+        return asked, asked.orbit(self.test.subset(slice(TURNED)))
+
+
+@dataclass(frozen=True, eq=False)
+class Portrait:
+    """What is kept of one encoder.
+
+    Attributes:
+        name, config: of its run.
+        scores: `to_metrics` of its probes.
+        synergy: `ExplainingAway`'s fields by name, about the azimuth and the category.
+        points: float32 [N, 2], PaCMAP of `Sitting.laid_out`.
+        maps: uint8 [10, H, W], FullGrad of the object probe's true answers for `Sitting.looked_at`; each from 0 to 255.
+    """
+
+    name: str
+    config: Config
+    scores: dict[str, float]
+    synergy: dict[str, Any]
+    points: Tensor
+    maps: Tensor
+
+
+def make_portrait(
+    run: Run, sitting: Sitting, results: Mapping[str, ProbeResult] | None = None, report: Report = lambda step: None
+) -> Portrait:
+    """Looks at a run's encoder; about ten seconds on two cores.
+
+    Args:
+        results: of `probe_run` on the sitting's images, where they are there already.
+        report: is told each step's name before it begins.
+    """
+    report("probes")
+    results = results or probe_run(run, sitting.train, sitting.test)
+    encoder, known = run.load_encoder(sitting.test.device), {"trained_on": run.trained_on}
+    report("saliency maps")
+    maps = _as_bytes(draw_maps(encoder, results["object"], sitting.looked_at)[:, 0])
+    report("PaCMAP")
+    layout = fit_embedding(extract_features(encoder, sitting.laid_out, **known))
+    report("explaining-away")
+    asked, levels = sitting.turned
+    synergy = explaining_away(extract_orbits(encoder, levels, asked, **known), TARGET, nulls=NULLS)
+    return Portrait(run.name, run.config, to_metrics(results), asdict(synergy), layout.points, maps)
+
+
+def measure_floors(sitting: Sitting, seed: int = 0) -> dict[str, dict[str, float]]:
+    """What the numbers of a portrait are without training: name of the floor -> score or `synergy` -> value."""
+    config = Config(method="random", seed=seed)
+    floors: dict[str, dict[str, float]] = {}
+    for factor, scores in probe_floors(sitting.train, sitting.test, config=config).items():
+        for name, value in scores.items():
+            floors.setdefault(name, {})[factor] = value
+    encoder = make_encoder(config)
+    encoder.normalise_with(sitting.train.images.cpu())
+    asked, levels = sitting.turned
+    known = {
+        "pixels": pixel_orbits(sitting.train, levels, asked),
+        "random encoder": extract_orbits(encoder.eval().to(sitting.test.device), levels, asked),
+    }
+    for name, orbits in known.items():
+        floors[name]["synergy"] = explaining_away(orbits, TARGET, nulls=0).value
+    return floors
+
+
+def write_portrait(folder: Path, portrait: Portrait) -> None:
+    """Keeps a portrait in its run's folder, as one file."""
+    tensors = {"points": portrait.points, "maps": portrait.maps}
+    facts = {"name": portrait.name, "scores": portrait.scores, "synergy": portrait.synergy}
+    text = json.dumps({**facts, "digest": _digest(tensors)})
+    write_atomically(folder / PORTRAIT, save(tensors, {"portrait": text}))
+
+
+def read_portrait(folder: Path, config: Config) -> Portrait:
+    """The portrait in a run's folder.
+
+    Raises:
+        PortraitError: there is none, or it is damaged or another run's.
+    """
+    path = Path(folder) / PORTRAIT
+    if not path.exists():
+        raise PortraitError(f"{config.name} has no portrait in {folder}: `make zoo` makes it")
+    try:
+        with safe_open(path, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in ("points", "maps")}
+            facts = json.loads(file.metadata()["portrait"])
+        whole = facts["digest"] == _digest(tensors) and facts["name"] == config.name
+    except (SafetensorError, KeyError, TypeError, ValueError):
+        whole = False
+    if not whole:
+        raise PortraitError(f"{path} is damaged; delete it, and `make zoo` makes it again")
+    return Portrait(config.name, config, facts["scores"], facts["synergy"], **tensors)
+
+
+def read_floors() -> dict[str, dict[str, float]]:
+    """The zoo's `measure_floors`.
+
+    Raises:
+        PortraitError: there are none, or the file is damaged.
+    """
+    path = zoo_root() / FLOORS
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise PortraitError(f"{path} is missing or damaged; delete it, and `make zoo` makes it again") from error
+
+
+def portrayed() -> list[Config]:
+    """The zoo's encoders that have portraits: all that differ in method, alpha or augmentation, with every seed."""
+    seeds = zoo_grid()[1]
+    return [Config(**kind, seed=seed) for part in PORTRAYED for kind in zoo_grid(part)[0] for seed in seeds]
+
+
+def as_embedding(portrait: Portrait, sitting: Sitting) -> Embedding:
+    """The portrait's points with what is known of their images; h itself is not kept.
+
+    Raises:
+        PortraitError: a portrait of other images.
+    """
+    if len(portrait.points) != len(sitting.laid_out):
+        raise PortraitError(f"the portrait of {portrait.name} is of other images; delete it, and make it again")
+    return Embedding(portrait.points, as_features(portrait.points, sitting.laid_out, portrait.name), "pacmap", 0)
+
+
+def _as_bytes(maps: Tensor) -> Tensor:
+    """Maps [N, H, W] as uint8, each on its own scale."""
+    low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
+    return ((maps - low) / (high - low).clamp_min(1e-12) * 255).round().byte().cpu()
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    return hashlib.sha256(b"".join(tensors[name].numpy().tobytes() for name in sorted(tensors))).hexdigest()[:16]

@@ -1,0 +1,255 @@
+"""The alpha explorer without widgets: which encoder a choice means, and one figure of all that is known of it.
+
+The figure is a frame that is the same for every encoder, and a handful of named traces with what differs. The live
+control and the exported page exchange those and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any, TypeAlias
+
+import numpy as np
+import plotly.graph_objects as go
+import torch
+from plotly.subplots import make_subplots
+
+from ciperlib.analyse.features import as_features
+from ciperlib.analyse.portrait import (
+    Portrait,
+    PortraitError,
+    Sitting,
+    as_embedding,
+    portrayed,
+    read_floors,
+    read_portrait,
+)
+from ciperlib.config import IMAGE_STEPS, Config
+from ciperlib.learn.runs import load_run, zoo_root
+from ciperlib.present.pictures import as_data_uri, embedding_names, factor_colours, outline
+from ciperlib.present.plotting import COLOURS, GREY, TEMPLATE, WIDTH, label
+
+METHODS = {
+    "ciper": "CIPER (alpha 0: SimCLR)",
+    "predictive": "prediction alone",
+    "simclr_clean_pass": "SimCLR + clean pass",
+}
+VIEWS = {",".join(IMAGE_STEPS): "image", "pose": "pose"} | {
+    ",".join(step for step in IMAGE_STEPS if step != left): f"image, no {left}" for left in IMAGE_STEPS
+}
+COLOURINGS = ("category", "azimuth", "elevation", "session")
+PROBES = {"category": "category", "object": "object", "session": "session", "pose": "pose (R²)"}
+FLOORS = {"pixels": "line-ns", "random encoder": "circle-open", "shuffled labels": "x-thin"}  # and their symbols
+MOST_NATS = 0.45
+Parts: TypeAlias = dict[str, dict[str, Any]]  # name of a trace -> what it gets
+
+
+def find_encoder(
+    alpha: float = 1.0, augmentations: str | Sequence[str] = IMAGE_STEPS, method: str = "ciper", seed: int = 0
+) -> Config:
+    """The zoo's encoder of a choice, in the words of `Config`; alpha counts for CIPER alone.
+
+    Raises:
+        ConfigError: a value that no config may have.
+        PortraitError: a choice that the zoo does not hold; the message says what it holds next to it.
+    """
+    wanted = Config(method=method, augmentations=augmentations, seed=seed, alpha=alpha if method == "ciper" else None)
+    views = VIEWS.get(",".join(wanted.augmentations), "+".join(wanted.augmentations))
+    same = [config for config in portrayed() if config.augmentations == wanted.augmentations]
+    if not same:
+        raise PortraitError(f"the zoo has no encoder trained with views {views!r}; it has {_listed(VIEWS.values())}")
+    family = [config for config in same if _method(config) == method]
+    if not family:
+        known = dict.fromkeys(METHODS[_method(config)] for config in same)
+        raise PortraitError(
+            f"with views {views!r} the zoo has only {_listed(known)}, not {METHODS.get(method, method)}"
+        )
+    if seed not in (seeds := sorted({config.seed for config in family})):
+        raise PortraitError(f"the zoo has no seed {seed}; it has {_listed(seeds)}")
+    for config in family:
+        if (config.method, config.alpha, config.seed) == (wanted.method, wanted.alpha, seed):
+            return config
+    alphas = (f"{value:g}" for value in sorted({config.alpha for config in family}))
+    raise PortraitError(
+        f"with views {views!r} the zoo has only alpha {_listed(alphas)}, not {alpha:g}; train it yourself in notebook 01"
+    )
+
+
+def _method(config: Config) -> str:
+    return "ciper" if config.method == "simclr" else config.method
+
+
+def find_portrait(**choice: Any) -> Portrait:
+    """The portrait of the zoo's encoder of a choice; arguments and errors as `find_encoder`.
+
+    Raises:
+        RunError: the encoder is missing or damaged.
+    """
+    folder = zoo_root() / find_encoder(**choice).name
+    return read_portrait(folder, load_run(folder).config)
+
+
+def plot_portrait(portrait: Portrait, image: int = 0, colouring: str = "category") -> go.Figure:
+    """Probes with their floors, layout, one image with its saliency, and the explaining-away meter of one encoder.
+
+    Args:
+        image: which of the portrait's images, by category, 0 to 9.
+        colouring: of the layout, one of `COLOURINGS`.
+    """
+    if not 0 <= image < len(portrait.maps) or colouring not in COLOURINGS:
+        raise PortraitError(f"image must be from 0 to {len(portrait.maps) - 1}, and colouring one of {COLOURINGS}")
+    figure = go.Figure(_frame())
+    for parts in (encoder_parts(portrait, colouring), image_parts(portrait, image), colour_parts(colouring)):
+        for name, part in parts.items():
+            next(figure.select_traces({"name": name})).update(part)
+    figure.layout.images[0].source = picture(image)
+    return figure
+
+
+def describe(portrait: Portrait) -> str:
+    """The portrait's encoder and its verdicts, in sentences."""
+    config, scores, found = portrait.config, portrait.scores, portrait.synergy
+    rate = f", learning rate {config.learning_rate:g}" if config.learning_rate != Config().learning_rate else ""
+    known = ", ".join(f"{name} {scores[factor]:.2f}" for factor, name in PROBES.items())
+    return (
+        f"{label(config)}, seed {config.seed} ({config.epochs} epochs on {config.train_size:,} images{rate}). Linear "
+        f"probes: {known}. The category tells {found['value']:.3f} nats [{found['low']:.3f}, {found['high']:.3f}] of the "
+        f"azimuth, of which {found['level_entropy']:.2f} of {np.log(found['levels']):.2f} nats are not known without it: "
+        f"{found['verdict']}."
+    )
+
+
+def encoder_parts(portrait: Portrait, colouring: str = "category") -> Parts:
+    """What differs from encoder to encoder, but not with the image."""
+    colour, scores, found = COLOURS.get(portrait.config.method, GREY), portrait.scores, portrait.synergy
+    low, value, high = ([scores[name + end] for name in PROBES] for end in ("_low", "", "_high"))
+    names = embedding_names(as_embedding(portrait, sitting()), colouring)
+    verdict = f"{found['verdict']}<br>H(A|Z) {found['level_entropy']:.2f} of {np.log(found['levels']):.2f}"
+    return {
+        "encoder": _interval(low, value, high, colour),
+        "synergy": _interval([found["low"]], [found["value"]], [found["high"]], colour),
+        "verdict": {"text": [verdict]},
+        "layout": {"x": portrait.points[:, 0].numpy(), "y": portrait.points[:, 1].numpy()},
+        "names": {"x": [p[0] for _, p in names], "y": [p[1] for _, p in names], "text": [text for text, _ in names]},
+    }
+
+
+def image_parts(portrait: Portrait, image: int) -> Parts:
+    """What differs with the image: its saliency map, and the object's outline over it."""
+    x, y = outline(sitting().looked_at.masks[image])
+    return {"map": {"z": portrait.maps[image].numpy()}, "outline": {"x": x, "y": y}}
+
+
+def colour_parts(colouring: str) -> Parts:
+    """What differs with what the layout's points are coloured by."""
+    laid_out = sitting().laid_out
+    features = as_features(torch.zeros(len(laid_out), 1), laid_out, "")
+    return {"layout": {"marker": {"color": factor_colours(features, colouring)}}}
+
+
+def picture(image: int) -> str:
+    """The image that is looked at, as a data URI."""
+    return as_data_uri(sitting().looked_at.images[image], 4)
+
+
+@cache
+def sitting() -> Sitting:
+    """The images that all portraits are of."""
+    return Sitting()
+
+
+@cache
+def _frame() -> go.Figure:
+    """All of the figure that is the same for every encoder: axes, titles, floors; and the named traces, empty."""
+    specs = [[{"colspan": 2}, None, {"rowspan": 1}], [{}, {}, {}]]
+    figure = make_subplots(
+        2, 3, specs=specs, column_widths=[0.24, 0.24, 0.52], row_heights=[0.58, 0.42], horizontal_spacing=0.06,
+        vertical_spacing=0.16, subplot_titles=[
+            "what a linear probe reads", "500 images laid out by PaCMAP", "image", "FullGrad",
+            "does the category tell the azimuth?",
+        ],
+    )  # fmt: skip
+    _add_probes(figure)
+    _add_layout(figure)
+    _add_map(figure)
+    _add_meter(figure)
+    return figure.update_layout(
+        template=TEMPLATE, width=WIDTH, height=620, margin=dict(l=90, r=10, t=70, b=50),
+        legend=dict(y=1.1, x=0.5, xanchor="center"),
+    )  # fmt: skip
+
+
+def _add_probes(figure: go.Figure) -> None:
+    names = list(PROBES.values())
+    for floor, symbol in FLOORS.items():
+        x = [read_floors()[floor][name] for name in PROBES]
+        figure.add_scatter(x=x, y=names, name=floor, mode="markers", marker=_mark(symbol), row=1, col=1)
+    figure.add_scatter(y=names, name="encoder", mode="markers", row=1, col=1)
+    figure.update_xaxes(range=[-0.1, 1.04], tickvals=[0, 0.5, 1], row=1, col=1)
+    figure.update_yaxes(autorange="reversed", showgrid=False, row=1, col=1)
+
+
+def _add_layout(figure: go.Figure) -> None:
+    figure.add_scatter(name="layout", mode="markers", marker_size=5, hoverinfo="skip", showlegend=False, row=1, col=3)
+    figure.add_scatter(
+        name="names", mode="text", textfont_size=11, textposition="bottom center", hoverinfo="skip", showlegend=False,
+        row=1, col=3,
+    )  # fmt: skip
+    figure.update_xaxes(visible=False, row=1, col=3).update_yaxes(visible=False, row=1, col=3)
+
+
+def _add_map(figure: go.Figure) -> None:
+    side = sitting().looked_at.images.shape[-1]
+    figure.add_heatmap(
+        name="map", colorscale="Inferno", showscale=False, hoverinfo="skip", zmin=0, zmax=255, row=2, col=2
+    )
+    figure.add_layout_image(
+        source=picture(0),
+        x=-0.5,
+        y=-0.5,
+        sizex=side,
+        sizey=side,
+        yanchor="top",
+        sizing="stretch",
+        layer="below",
+        row=2,
+        col=1,
+    )
+    line = dict(color="white", width=1.5)
+    figure.add_scatter(name="outline", mode="lines", line=line, hoverinfo="skip", showlegend=False, row=2, col=2)
+    for column in (1, 2):
+        axis = dict(range=[-0.5, side - 0.5], constrain="domain", visible=False, row=2, col=column)
+        figure.update_xaxes(**axis)
+        figure.update_yaxes(**axis | {"range": axis["range"][::-1]}, scaleanchor=f"x{column + 2}")
+
+
+def _add_meter(figure: go.Figure) -> None:
+    place = dict(row=2, col=3)
+    for floor, symbol in FLOORS.items():
+        if "synergy" in read_floors()[floor]:
+            x = [read_floors()[floor]["synergy"]]
+            figure.add_scatter(x=x, y=[0], name=floor, mode="markers", marker=_mark(symbol), showlegend=False, **place)
+    figure.add_scatter(y=[0], name="synergy", mode="markers", showlegend=False, **place)
+    text = dict(mode="text", textposition="middle left", hoverinfo="skip", showlegend=False)
+    figure.add_scatter(x=[MOST_NATS], y=[0.6], name="verdict", **text, **place)
+    figure.update_xaxes(range=[-0.02, MOST_NATS], title="I(A;C|Z) in nats", **place)
+    figure.update_yaxes(visible=False, range=[-1, 1], **place)
+
+
+def _interval(low: list[float], value: list[float], high: list[float], colour: str) -> dict[str, Any]:
+    bars = dict(array=[h - v for h, v in zip(high, value)], arrayminus=[v - w for v, w in zip(value, low)])
+    return {
+        "x": value,
+        "error_x": dict(**bars, color=colour, thickness=2),
+        "marker": dict(color=colour, size=12, symbol="diamond"),
+    }
+
+
+def _mark(symbol: str) -> dict[str, Any]:
+    return dict(symbol=symbol, size=14 if "line" in symbol else 10, color=GREY, line=dict(color=GREY, width=2))
+
+
+def _listed(values) -> str:
+    *most, last = map(str, values)
+    return f"{', '.join(most)} and {last}" if most else last
