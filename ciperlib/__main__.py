@@ -141,6 +141,13 @@ def data_command(options: argparse.Namespace) -> None:
         print(f"{images.name} {split}: {len(images)} images of {size}; factors: {', '.join(images.factors)}")
 
 
+def page_command(options: argparse.Namespace) -> None:
+    from ciperlib.present.page import write_page
+
+    path = write_page(options.output or home() / "out" / "explorer.html")
+    print(f"{path}  ({path.stat().st_size / 1e6:.1f} MB); it needs nothing but a browser")
+
+
 def student_command(options: argparse.Namespace) -> None:
     from ciperlib.present.exercises import write_student_copies
 
@@ -150,7 +157,7 @@ def student_command(options: argparse.Namespace) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m ciperlib", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="fit | probe | run | zoo | data | student")
+    commands = parser.add_subparsers(required=True, metavar="fit | probe | run | zoo | data | page | student")
 
     fit = _command(commands, "fit", fit_command, "train one encoder: -p method ciper -p alpha 0.3 ...")
     _add_parameters(fit, "a choice of the config: " + ", ".join(f.name for f in fields(Config)))
@@ -176,6 +183,9 @@ def _parser() -> argparse.ArgumentParser:
         parsed.add_argument("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1")
     for parsed in (fit, probe, data):
         parsed.add_argument("--data", metavar="FOLDER", help="folder of image files (default: CIPER_DATA, then data/)")
+
+    page = _command(commands, "page", page_command, "the alpha explorer as one HTML file, to be mailed to a class")
+    page.add_argument("--output", help="the file (default: out/explorer.html)")
 
     student = _command(commands, "student", student_command, "the notebooks without their solutions")
     student.add_argument("--output", help="folder for the copies (default: out/student/)")

@@ -36,7 +36,7 @@ METHODS = {
     "simclr_clean_pass": "SimCLR + clean pass",
 }
 VIEWS = {",".join(IMAGE_STEPS): "image", "pose": "pose"} | {
-    ",".join(step for step in IMAGE_STEPS if step != left): f"image, no {left}" for left in IMAGE_STEPS
+    ",".join(step for step in IMAGE_STEPS if step != left): f"image without {left}" for left in IMAGE_STEPS
 }
 COLOURINGS = ("category", "azimuth", "elevation", "session")
 PROBES = {"category": "category", "object": "object", "session": "session", "pose": "pose (R²)"}
@@ -59,9 +59,9 @@ def find_encoder(
     same = [config for config in portrayed() if config.augmentations == wanted.augmentations]
     if not same:
         raise PortraitError(f"the zoo has no encoder trained with views {views!r}; it has {_listed(VIEWS.values())}")
-    family = [config for config in same if _method(config) == method]
+    family = [config for config in same if method_of(config) == method]
     if not family:
-        known = dict.fromkeys(METHODS[_method(config)] for config in same)
+        known = dict.fromkeys(METHODS[method_of(config)] for config in same)
         raise PortraitError(
             f"with views {views!r} the zoo has only {_listed(known)}, not {METHODS.get(method, method)}"
         )
@@ -72,11 +72,11 @@ def find_encoder(
             return config
     alphas = (f"{value:g}" for value in sorted({config.alpha for config in family}))
     raise PortraitError(
-        f"with views {views!r} the zoo has only alpha {_listed(alphas)}, not {alpha:g}; train it yourself in notebook 01"
+        f"with views {views!r} the zoo has only alpha {_listed(alphas)}, not {alpha:g}; train your own in notebook 01"
     )
 
 
-def _method(config: Config) -> str:
+def method_of(config: Config) -> str:
     return "ciper" if config.method == "simclr" else config.method
 
 
@@ -100,7 +100,8 @@ def plot_portrait(portrait: Portrait, image: int = 0, colouring: str = "category
     if not 0 <= image < len(portrait.maps) or colouring not in COLOURINGS:
         raise PortraitError(f"image must be from 0 to {len(portrait.maps) - 1}, and colouring one of {COLOURINGS}")
     figure = go.Figure(_frame())
-    for parts in (encoder_parts(portrait, colouring), image_parts(portrait, image), colour_parts(colouring)):
+    parts_of_the_layout = name_parts(portrait, colouring), colour_parts(colouring)
+    for parts in (encoder_parts(portrait), map_parts(portrait, image), outline_parts(image), *parts_of_the_layout):
         for name, part in parts.items():
             next(figure.select_traces({"name": name})).update(part)
     figure.layout.images[0].source = picture(image)
@@ -114,31 +115,40 @@ def describe(portrait: Portrait) -> str:
     known = ", ".join(f"{name} {scores[factor]:.2f}" for factor, name in PROBES.items())
     return (
         f"{label(config)}, seed {config.seed} ({config.epochs} epochs on {config.train_size:,} images{rate}). Linear "
-        f"probes: {known}. The category tells {found['value']:.3f} nats [{found['low']:.3f}, {found['high']:.3f}] of the "
-        f"azimuth, of which {found['level_entropy']:.2f} of {np.log(found['levels']):.2f} nats are not known without it: "
-        f"{found['verdict']}."
+        f"probes: {known}. Of the azimuth {found['level_entropy']:.2f} of {np.log(found['levels']):.2f} nats are not "
+        f"known; the category adds {found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]: {found['verdict']}."
     )
 
 
-def encoder_parts(portrait: Portrait, colouring: str = "category") -> Parts:
-    """What differs from encoder to encoder, but not with the image."""
+def encoder_parts(portrait: Portrait) -> Parts:
+    """What differs from encoder to encoder, and with nothing else."""
     colour, scores, found = COLOURS.get(portrait.config.method, GREY), portrait.scores, portrait.synergy
     low, value, high = ([scores[name + end] for name in PROBES] for end in ("_low", "", "_high"))
-    names = embedding_names(as_embedding(portrait, sitting()), colouring)
     verdict = f"{found['verdict']}<br>H(A|Z) {found['level_entropy']:.2f} of {np.log(found['levels']):.2f}"
     return {
         "encoder": _interval(low, value, high, colour),
         "synergy": _interval([found["low"]], [found["value"]], [found["high"]], colour),
         "verdict": {"text": [verdict]},
         "layout": {"x": portrait.points[:, 0].numpy(), "y": portrait.points[:, 1].numpy()},
-        "names": {"x": [p[0] for _, p in names], "y": [p[1] for _, p in names], "text": [text for text, _ in names]},
     }
 
 
-def image_parts(portrait: Portrait, image: int) -> Parts:
-    """What differs with the image: its saliency map, and the object's outline over it."""
+def name_parts(portrait: Portrait, colouring: str) -> Parts:
+    """The names beside the layout's clusters, where there are clusters."""
+    names = embedding_names(as_embedding(portrait, sitting()), colouring)
+    texts, places = [text for text, _ in names], [place for _, place in names]
+    return {"names": {"x": [x for x, _ in places], "y": [y for _, y in places], "text": texts}}
+
+
+def map_parts(portrait: Portrait, image: int) -> Parts:
+    """An encoder's saliency map of an image."""
+    return {"map": {"z": portrait.maps[image].numpy()}}
+
+
+def outline_parts(image: int) -> Parts:
+    """The outline of an image's object."""
     x, y = outline(sitting().looked_at.masks[image])
-    return {"map": {"z": portrait.maps[image].numpy()}, "outline": {"x": x, "y": y}}
+    return {"outline": {"x": x, "y": y}}
 
 
 def colour_parts(colouring: str) -> Parts:

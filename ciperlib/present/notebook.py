@@ -57,23 +57,30 @@ def progress() -> str:
 def save_figure(figure: Figure, name: str, caption: str) -> None:
     """Shows a figure with its caption and, in a batch, keeps it as figures/<name>.png in the run's folder.
 
-    Live where a reader is; else a PNG where a Chrome or Chromium is found to draw it; else plotly's own figure, with
-    plotly.js embedded once in the page.
+    Live where a reader is, else as `show_figure` does it.
     """
-    if _session["interactive"]:
-        display(FigureWidget(figure))
-    elif (png := to_png(figure)) is not None:
-        display(Image(png, width=figure.layout.width, alt=caption))
-        if (folder := output_folder()) is not None:
+    png = show_figure(figure, caption, live=_session["interactive"])
+    display(Markdown(f"*{caption}*"))
+    if (folder := output_folder()) is not None:
+        _update(folder / "captions.json", {name: caption})
+        if png is not None:
             write_atomically(folder / "figures" / f"{name}.png", png)
+
+
+def show_figure(figure: Figure, caption: str = "", *, live: bool) -> bytes | None:
+    """Shows a figure: live, or as a PNG (returned) where a Chrome or Chromium is found to draw it, else plotly's own
+    figure without a kernel, with plotly.js embedded once in the page."""
+    png = None if live else to_png(figure)
+    if live:
+        display(FigureWidget(figure))
+    elif png is not None:
+        display(Image(png, width=figure.layout.width, alt=caption))
     else:
         if not _session["plotly_js_shown"]:
             display(HTML(f"<script>{get_plotlyjs()}</script>"))
             _session["plotly_js_shown"] = True
         display(HTML(pio.to_html(figure, include_plotlyjs=False, full_html=False)))
-    display(Markdown(f"*{caption}*"))
-    if (folder := output_folder()) is not None:
-        _update(folder / "captions.json", {name: caption})
+    return png
 
 
 def record_metrics(**metrics: float | int | str | bool) -> None:

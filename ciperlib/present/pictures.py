@@ -48,23 +48,22 @@ def plot_images(
     return figure.update_layout(width=width + 10, height=height + top + 10, margin=dict(l=5, r=5, t=top, b=10))
 
 
-def plot_views(anchors: Tensor, views: Sequence[Tensor], parameters: Tensor, names: Sequence[str]) -> go.Figure:
-    """Anchors [B, 3, H, W] above their views, and below them the parameters [B, D] of the first view.
+def plot_views(rows: Mapping[str, Tensor], parameters: Tensor, names: Sequence[str]) -> go.Figure:
+    """Rows of pictures (name -> [B, 3, H, W]: the anchors and their views), and below them the parameters [B, D].
 
     Parameters are written as numbers on a colour that says where in its row the value lies (blue low, orange high).
     """
-    b, line = len(anchors), 26
+    b, line = len(parameters), 26
     side = min(100, (WIDTH - 140) // b)
-    rows = [("anchor x0", anchors), *((f"view x{i + 1}", view) for i, view in enumerate(views))]
     heights = [side * len(rows), line * len(names)]
     figure = make_subplots(rows=2, cols=1, row_heights=heights, vertical_spacing=0.02)
-    for r, (_, images) in enumerate(rows):
+    for r, images in enumerate(rows.values()):
         for i, pixels in enumerate(_bytes(images)):
             figure.add_layout_image(
                 source=_png(pixels, 3), xref="x", yref="y", x=i - 0.47, y=r - 0.47, sizex=0.94, sizey=0.94,
                 yanchor="top", sizing="stretch", layer="below",
             )  # fmt: skip
-    ticks = dict(tickvals=list(range(len(rows))), ticktext=[name for name, _ in rows], showgrid=False, zeroline=False)
+    ticks = dict(tickvals=list(range(len(rows))), ticktext=list(rows), showgrid=False, zeroline=False)
     figure.update_yaxes(range=[len(rows) - 0.5, -0.5], **ticks, row=1, col=1)
     values = parameters.cpu().numpy().T + 0.0  # (D, B); no negative zeros
     spread = values.max(1, keepdims=True) - values.min(1, keepdims=True)

@@ -1,4 +1,4 @@
-"""Widgets: the only ipywidgets code. What a widget does is a method that can be called, and tested, without one."""
+"""Walk through an embedding: images behind the points, orbits through them."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ import plotly.graph_objects as go
 
 from ciperlib.analyse.embedding import Embedding, orbit_trail
 from ciperlib.data.imageset import ImageSet
+from ciperlib.present.controls.elements import Control, make_slider
 from ciperlib.present.pictures import add_trail, as_png, plot_embeddings
 
 ANGLES = ("azimuth", "elevation")
 
 
-class EmbeddingExplorer(widgets.HBox):
-    """An embedding to be walked through: a point that is pointed at shows its image, one that is clicked its orbit.
+class EmbeddingExplorer(Control):
+    """An embedding to be walked through: a point that is pointed at shows its image, one that is clicked its orbit; the
+    slider and the button do the same from the keyboard.
 
     Args:
         embedding: of the images' features.
@@ -30,9 +32,14 @@ class EmbeddingExplorer(widgets.HBox):
         self.figure = go.FigureWidget(figure.update_traces(hoverinfo="none"))
         self.picture = widgets.Image(format="png", width=192)
         self.text = widgets.HTML("Point at a dot to see its image; click it to see its object turn.")
-        self.figure.data[0].on_hover(lambda _trace, points, _state: self.show(points.point_inds))
-        self.figure.data[0].on_click(lambda _trace, points, _state: self.join(points.point_inds))
-        super().__init__([self.figure, widgets.VBox([self.picture, self.text])])
+        self.row = make_slider("image", [str(i) for i in images.ids.tolist()])
+        self.turn = widgets.Button(description="join its orbit")
+        self.figure.data[0].on_hover(lambda _trace, points, _state: self.attempt(lambda: self.show(points.point_inds)))
+        self.figure.data[0].on_click(lambda _trace, points, _state: self.attempt(lambda: self.join(points.point_inds)))
+        keys = widgets.HBox([self.row, self.turn])
+        super().__init__(keys, widgets.HBox([self.figure, widgets.VBox([self.picture, self.text])]))
+        self.on(lambda: self.show([self.row.index]), self.row)
+        self.on(lambda: self.join([self.row.index]), self.turn)
 
     def show(self, rows: list[int]) -> None:
         """Shows the image of the first of `rows` and what is known of it; nothing for an empty list."""

@@ -1,0 +1,170 @@
+"""What controls are made of: a slider with a name, a figure that changes in place, callbacks that never fail unseen."""
+
+from __future__ import annotations
+
+import html
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import anywidget
+import ipywidgets as widgets
+import plotly.graph_objects as go
+import traitlets
+
+from ciperlib.present.notebook import show_figure
+
+_ESM = """
+function render({ model, el }) {
+  const label = document.createElement("label"), name = document.createElement("span");
+  const input = document.createElement("input"), shown = document.createElement("output");
+  input.type = "range"; input.min = 0; input.step = 1;
+  label.append(name, input, shown); el.append(label);
+  el.classList.add("ciper-slider"); el.dataset.lmSuppressShortcuts = "true";
+  const draw = () => {
+    const options = model.get("options"), index = model.get("index");
+    name.textContent = model.get("description");
+    input.max = options.length - 1; input.value = index; input.disabled = model.get("disabled");
+    shown.textContent = options[index] ?? "";
+    input.setAttribute("aria-label", model.get("description"));
+    input.setAttribute("aria-valuetext", options[index] ?? "");
+  };
+  input.addEventListener("input", () => { model.set("index", Number(input.value)); model.save_changes(); });
+  ["change:index", "change:options", "change:disabled", "change:description"].forEach(e => model.on(e, draw));
+  draw();
+}
+export default { render };
+"""
+_CSS = """
+.ciper-slider label { display: flex; align-items: center; gap: 8px; color: var(--jp-ui-font-color1, inherit);
+  font-family: var(--jp-ui-font-family, sans-serif); font-size: var(--jp-ui-font-size1, 13px); margin: 2px; }
+.ciper-slider span { width: 120px; text-align: right; }
+.ciper-slider input { width: 150px; }
+.ciper-slider output { min-width: 50px; }
+"""
+
+
+STYLE = {"description_width": "120px"}
+NARROW = widgets.Layout(width="230px")
+WRAPPED = widgets.Layout(flex_flow="row wrap", align_items="center")
+
+
+class Slider(anywidget.AnyWidget):
+    """A slider over a list of texts: the browser's own, which has an accessible name, keys, and the page's theme."""
+
+    _esm, _css = _ESM, _CSS
+    description = traitlets.Unicode().tag(sync=True)
+    options = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    index = traitlets.Int(0).tag(sync=True)
+    disabled = traitlets.Bool(False).tag(sync=True)
+
+
+def make_slider(
+    description: str, options: list[str], index: int = 0, static: bool = False
+) -> Slider | widgets.Dropdown:
+    """A slider over `options`, or a list to choose from where anywidget cannot load."""
+    if static:
+        return widgets.Dropdown(description=description, options=options, index=index, style=STYLE)
+    return Slider(description=description, options=options, index=index)
+
+
+def make_list(description: str, options: list, value: Any) -> widgets.Dropdown:
+    """A list to choose from; options are texts, or pairs of a text and a value."""
+    return widgets.Dropdown(description=description, options=options, value=value, style=STYLE)
+
+
+def make_box(description: str, value: bool) -> widgets.Checkbox:
+    """A box to tick."""
+    layout = widgets.Layout(width="max-content", margin="0 12px 0 0")
+    return widgets.Checkbox(value, description=description, indent=False, layout=layout)
+
+
+class LiveFigure(widgets.Box):
+    """A figure that changes in place.
+
+    Args:
+        figure: the first one.
+        static: redraw a picture in a plain Output instead, where plotly's widget cannot load.
+    """
+
+    def __init__(self, figure: go.Figure, static: bool = False) -> None:
+        self.static = static
+        super().__init__()
+        self._replace(figure)
+
+    def show(self, figure: go.Figure) -> None:
+        """Shows another figure; where it has the same traces and pictures, only what differs is sent."""
+        same = len(figure.data) == len(self.figure.data) and len(figure.layout.images) == len(self.figure.layout.images)
+        if self.static or not same:
+            self._replace(figure)
+            return
+        with self.figure.batch_update():
+            for old, new in zip(self.figure.data, figure.data):
+                old.update(new.to_plotly_json(), overwrite=True)
+            self.figure.layout.update(figure.layout.to_plotly_json(), overwrite=True)
+
+    def exchange(self, parts: dict[str, dict[str, Any]], images: list[str] = ()) -> None:
+        """Gives named traces new values, and the layout's pictures new sources; what is the same is not sent."""
+        with self.figure.batch_update():
+            for name, part in parts.items():
+                next(self.figure.select_traces({"name": name})).update(part)
+            for picture, source in zip(self.figure.layout.images, images):
+                picture.source = source
+        if self.static:
+            self._draw()
+
+    def _replace(self, figure: go.Figure) -> None:
+        before = self.children
+        self.figure = figure if self.static else go.FigureWidget(figure)
+        self.children = (widgets.Output(),) if self.static else (self.figure,)
+        if self.static:
+            self._draw()
+        for child in before:
+            child.close()
+
+    def _draw(self) -> None:
+        output = self.children[0]
+        with output:
+            output.clear_output(wait=True)
+            show_figure(self.figure, live=False)
+
+
+class Control(widgets.VBox):
+    """What all controls share: what goes wrong is said in a sentence below, and what was shown before stays."""
+
+    aftermath = "The choice before is still shown."
+
+    def __init__(self, *parts: widgets.Widget) -> None:
+        self.message = widgets.HTML()
+        self.error: Exception | None = None
+        super().__init__([*parts, self.message])
+
+    def on(self, act: Callable[[], str | None], *parts: widgets.Widget) -> None:
+        """Calls `act`, safely, whenever a button is pressed or another control's choice changes."""
+        for part in parts:
+            if isinstance(part, widgets.Button):
+                part.on_click(lambda button: self.attempt(act))
+            else:
+                part.observe(lambda change: self.attempt(act), "index" if isinstance(part, Slider) else "value")
+
+    def attempt(self, act: Callable[[], str | None]) -> None:
+        """Calls `act` and says what it returns; an error becomes a sentence: inside a callback nobody would see it."""
+        try:
+            text = act()
+        except Exception as error:
+            ours = type(error).__module__.startswith("ciperlib.") or isinstance(error, ValueError)
+            text = str(error) if ours else f"this control failed ({type(error).__name__}: {error})"
+            self.say(f"{text.rstrip('.')}. {self.aftermath}", warning=True)
+            self.error = error
+            if not ours:
+                traceback.print_exception(error, file=sys.stderr)
+        else:
+            self.error = None
+            self.say(text or "")
+
+    def say(self, text: str, warning: bool = False) -> None:
+        """A sentence below the control."""
+        role = "alert" if warning else "status"
+        style = "border-left: 4px solid #D55E00; padding-left: 8px" if warning else ""
+        self.message.value = f'<div role="{role}" style="{style}">{html.escape(text)}</div>' if text else ""
