@@ -15,13 +15,12 @@ import traitlets
 
 from ciperlib.present.notebook import show_figure
 
-_ESM = """
+_SLIDER = """
 function render({ model, el }) {
   const label = document.createElement("label"), name = document.createElement("span");
   const input = document.createElement("input"), shown = document.createElement("output");
   input.type = "range"; input.min = 0; input.step = 1;
-  label.append(name, input, shown); el.append(label);
-  el.classList.add("ciper-slider"); el.dataset.lmSuppressShortcuts = "true";
+  label.append(name, input, shown); el.append(label); el.classList.add("ciper-slider");
   const draw = () => {
     const options = model.get("options"), index = model.get("index");
     name.textContent = model.get("description");
@@ -45,7 +44,19 @@ _CSS = """
 """
 
 
+# JupyterLab takes arrow keys, space and enter for itself, unless what has the focus says that it wants them.
+_KEYS = """
+function render({ el }) {
+  const want = ({ target }) => { if (target.closest(".ciper-control")) target.dataset.lmSuppressShortcuts = "true"; };
+  el.style.display = "none";
+  document.addEventListener("focusin", want);
+  return () => document.removeEventListener("focusin", want);
+}
+export default { render };
+"""
+
 STYLE = {"description_width": "120px"}
+WIDE = widgets.Layout(width="340px")
 NARROW = widgets.Layout(width="230px")
 WRAPPED = widgets.Layout(flex_flow="row wrap", align_items="center")
 
@@ -53,11 +64,17 @@ WRAPPED = widgets.Layout(flex_flow="row wrap", align_items="center")
 class Slider(anywidget.AnyWidget):
     """A slider over a list of texts: the browser's own, which has an accessible name, keys, and the page's theme."""
 
-    _esm, _css = _ESM, _CSS
+    _esm, _css = _SLIDER, _CSS
     description = traitlets.Unicode().tag(sync=True)
     options = traitlets.List(traitlets.Unicode()).tag(sync=True)
     index = traitlets.Int(0).tag(sync=True)
     disabled = traitlets.Bool(False).tag(sync=True)
+
+
+class _Keys(anywidget.AnyWidget):
+    """Invisible: gives the keys to the control that it is part of."""
+
+    _esm = _KEYS
 
 
 def make_slider(
@@ -71,7 +88,7 @@ def make_slider(
 
 def make_list(description: str, options: list, value: Any) -> widgets.Dropdown:
     """A list to choose from; options are texts, or pairs of a text and a value."""
-    return widgets.Dropdown(description=description, options=options, value=value, style=STYLE)
+    return widgets.Dropdown(description=description, options=options, value=value, style=STYLE, layout=WIDE)
 
 
 def make_box(description: str, value: bool) -> widgets.Checkbox:
@@ -135,10 +152,11 @@ class Control(widgets.VBox):
 
     aftermath = "The choice before is still shown."
 
-    def __init__(self, *parts: widgets.Widget) -> None:
+    def __init__(self, *parts: widgets.Widget, static: bool = False) -> None:
         self.message = widgets.HTML()
         self.error: Exception | None = None
-        super().__init__([*parts, self.message])
+        super().__init__([*parts, self.message, *([] if static else [_Keys()])])
+        self.add_class("ciper-control")
 
     def on(self, act: Callable[[], str | None], *parts: widgets.Widget) -> None:
         """Calls `act`, safely, whenever a button is pressed or another control's choice changes."""

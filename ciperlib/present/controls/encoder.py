@@ -69,7 +69,7 @@ class AlphaExplorer(Control):
         self.about = widgets.HTML(describe(self.portrait))
         left = self.method, self.views, self.alpha, self.typed
         right = self.own, self.seed, self.image, self.colouring
-        super().__init__(widgets.HBox([widgets.VBox(left), widgets.VBox(right)]), self.view, self.about)
+        super().__init__(widgets.HBox([widgets.VBox(left), widgets.VBox(right)]), self.view, self.about, static=static)
         self.refresh()
         self.on(self.choose, self.alpha, self.seed, self.views, self.method, self.own)
         self.on(self.type_alpha, self.typed)

@@ -50,7 +50,7 @@ class TrainYourOwn(Control):
         self.run: Run | None = None
         self._stopping, self._thread = threading.Event(), None
         rows = [[self.alpha, self.epochs, self.dataset], list(self.steps.values()), [self.train, self.stop, self.bar]]
-        super().__init__(*(widgets.HBox(row, layout=WRAPPED) for row in rows), self.view)
+        super().__init__(*(widgets.HBox(row, layout=WRAPPED) for row in rows), self.view, static=static)
         self.on(self.start, self.train)
         self.on(self.halt, self.stop)
 
