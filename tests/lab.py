@@ -44,8 +44,8 @@ ERRORS = """() => { const found = [], cells = window.jupyterapp.shell.currentWid
     for (let j = 0; o && j < o.length; j++) { const out = o.get(j).toJSON();
       if (out.output_type === 'error') found.push(cells.get(i).id + ': ' + out.ename + ': ' + out.evalue) } }
   return found }"""
-# The last figure with a trace of this name: live controls come after the plain call with the same figure.
-DATA = """name => { const all = [...document.querySelectorAll('.js-plotly-plot')]
+# The last figure of a control (or of a page without Jupyter) that has a trace of this name, or nameless of this type.
+DATA = """name => { const all = [...document.querySelectorAll('.ciper-control .js-plotly-plot, body > .js-plotly-plot')]
     .filter(e => e.data && e.data.some(t => (t.name ?? t.type) === name));
   if (!all.length) return null; const figure = all[all.length - 1];
   const plain = v => v === undefined || v === null ? null
@@ -117,10 +117,10 @@ def serve_lab(folder: Path) -> Iterator[str]:
 
 def copy_notebook(path: Path, folder: Path, profile: str = "smoke") -> str:
     """A copy with a profile's parameters, for Lab must never write in the workbook; its name."""
+    from papermill.iorw import load_notebook_node
     from papermill.parameterize import parameterize_notebook
 
-    values = batch.profile_parameters(profile, path.stem)
-    notebook = parameterize_notebook(nbformat.read(path, 4), values) if values else nbformat.read(path, 4)
+    notebook = parameterize_notebook(load_notebook_node(str(path)), batch.profile_parameters(profile, path.stem))
     nbformat.write(notebook, folder / path.name)
     return path.name
 
@@ -144,7 +144,7 @@ def run_all(page: Page, seconds: float = 300) -> float:
 
 
 def figure_of(page: Page, trace: str) -> dict:
-    """Data and pictures of the last figure that has a trace of this name (or, without names, this type)."""
+    """Data and pictures of a control's figure, found by the name of a trace (or, where it has none, its type)."""
     page.wait_for_function(DATA, arg=trace, timeout=30_000)
     return page.evaluate(DATA, trace)
 

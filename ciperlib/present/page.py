@@ -93,12 +93,12 @@ def _controls() -> str:
 
 def _list(key: str, options: dict[str, str], name: str = "") -> str:
     choices = "".join(f'<option value="{escape(value)}">{escape(text)}</option>' for value, text in options.items())
-    return f'<label>{name or key} <select id="{key}">{choices}</select></label>'
+    return f'<label>{name or key} <select id="{key}" aria-label="{name or key}">{choices}</select></label>'
 
 
 def _slider(key: str, options: list[str], index: int) -> str:
     ends = f'min="0" max="{len(options) - 1}" step="1" value="{index}" data-options="{" ".join(options)}"'
-    return f'<label>{key} <input type="range" id="{key}" {ends}><output></output></label>'
+    return f'<label>{key} <input type="range" id="{key}" aria-label="{key}" {ends}><output></output></label>'
 
 
 def _plain(value: Any) -> Any:

@@ -166,14 +166,18 @@ class Control(widgets.VBox):
             else:
                 part.observe(lambda change: self.attempt(act), "index" if isinstance(part, Slider) else "value")
 
-    def attempt(self, act: Callable[[], str | None]) -> None:
-        """Calls `act` and says what it returns; an error becomes a sentence: inside a callback nobody would see it."""
+    def attempt(self, act: Callable[[], str | None], aftermath: str | None = None) -> None:
+        """Calls `act` and says what it returns; an error becomes a sentence: inside a callback nobody would see it.
+
+        Args:
+            aftermath: a second sentence after an error: what became of all else. Default: the class's.
+        """
         try:
             text = act()
         except Exception as error:
             ours = type(error).__module__.startswith("ciperlib.") or isinstance(error, ValueError)
             text = str(error) if ours else f"this control failed ({type(error).__name__}: {error})"
-            self.say(f"{text.rstrip('.')}. {self.aftermath}", warning=True)
+            self.say(f"{text.rstrip('.')}. {self.aftermath if aftermath is None else aftermath}", warning=True)
             self.error = error
             if not ours:
                 traceback.print_exception(error, file=sys.stderr)

@@ -32,7 +32,7 @@ class TrainYourOwn(Control):
         choices: of the config; what has a control here is its first value.
     """
 
-    aftermath = "No epoch that was finished is lost."
+    aftermath = ""
     running: TrainYourOwn | None = None  # one training at a time in a kernel
 
     def __init__(self, explorer: AlphaExplorer | None = None, *, static: bool = False, **choices: Any) -> None:
@@ -44,7 +44,7 @@ class TrainYourOwn(Control):
         self.steps = {step: make_box(step, step in config.augmentations) for step in STEPS}
         self.train = widgets.Button(description="train", button_style="primary")
         self.stop = widgets.Button(description="stop", disabled=True)
-        self.bar = widgets.FloatProgress(0, 0, 1, description="0 %", layout=widgets.Layout(width="400px"))
+        self.bar = widgets.FloatProgress(value=0, min=0, max=1, description="0 %", layout=widgets.Layout(width="400px"))
         nothing = pd.DataFrame({"epoch": [], "contrastive": [], "predictive": []})
         self.view = LiveFigure(plot_history({config.method: nothing}), static)
         self.run: Run | None = None
@@ -98,7 +98,7 @@ class TrainYourOwn(Control):
 
     def _work(self, config: Config) -> None:
         try:
-            self.attempt(lambda: self._train(config))
+            self.attempt(lambda: self._train(config), "Finished epochs are kept; train goes on from there.")
         finally:
             TrainYourOwn.running = None
             self.train.disabled, self.stop.disabled = False, True
