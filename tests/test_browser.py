@@ -266,10 +266,10 @@ def test_the_page_from_the_file_system(explorer_page, width, scheme):
         changes(page, "synergy", lambda: press(page.get_by_label("look at"), "ArrowDown"))
         changes(page, "synergy", lambda: press(page.get_by_label("colour by"), "ArrowDown"))
         changes(page, "synergy", lambda: press(page.get_by_label("views"), "ArrowDown"))
-        about = page.get_by_role("status").inner_text()
+        about = page.locator("#about").inner_text()
         assert "CIPER 0.1, pose aug., seed 1" in about
         press(page.get_by_label("method"), "End")
         expect(page.get_by_role("alert")).to_contain_text("still shown")
-        assert page.get_by_role("status").inner_text() == about
+        assert page.locator("#about").inner_text() == about
         page.screenshot(path=artefact(f"page-{width}-{scheme}.png"))
         assert page.problems == []

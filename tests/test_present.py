@@ -84,7 +84,7 @@ def test_images_are_shown_pixel_for_pixel():
 def test_views_write_every_parameter_below_its_view():
     images = make_noise_images(3)
     parameters = torch.tensor([[0.0, 1.0], [0.5, 1.0], [1.0, 1.0]])
-    figure = pictures.plot_views(images.images, [images.floats()], parameters, ["crop_x", "flip"])
+    figure = pictures.plot_views({"x0": images.images, "x1": images.floats()}, parameters, ["crop_x", "flip"])
     heat = figure.data[0]
     assert [list(row) for row in heat.text] == [["0.00", "0.50", "1.00"], ["1.00"] * 3]
     assert list(figure.layout.yaxis2.ticktext) == ["crop x", "flip"]

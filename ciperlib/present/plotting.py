@@ -158,7 +158,8 @@ def plot_history(histories: Mapping[str, pd.DataFrame], *, title: str = "") -> g
                     line=dict(color=colour, width=3), row=1, col=column,
                 )  # fmt: skip
     for column, term in enumerate(terms, 1):
-        figure.update_xaxes(title="epoch", tickformat=",d", row=1, col=column)
+        step = max((-(-len(history) // 6) for history in histories.values()), default=1)
+        figure.update_xaxes(title="epoch", dtick=max(1, step), row=1, col=column)
         figure.update_yaxes(title=names[term], row=1, col=column)
     return figure.update_layout(template=TEMPLATE, title=title, height=420, width=WIDTH)
 

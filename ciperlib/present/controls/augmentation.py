@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import ipywidgets as widgets
 
@@ -35,7 +36,7 @@ class AugmentationStudio(Control):
         self, images: ImageSet, augmentations: str | Sequence[str] = IMAGE_STEPS, seed: int = 0, *, static: bool = False
     ) -> None:
         steps = Config(method="random", augmentations=augmentations).augmentations
-        self.images, self.draw = images, seed
+        self.images, self.draw, self._settles = images, seed, False
         known = [step for step in STEPS if step in IMAGE_STEPS or {"object", "session"} <= images.factors.keys()]
         self.steps = {step: make_box(step, step in steps) for step in known}
         self.strengths = {
@@ -63,6 +64,8 @@ class AugmentationStudio(Control):
 
     def redraw(self) -> None:
         """Shows what the controls say: the same draw, unless `draw_again` was called."""
+        if self._settles:
+            return
         self.augmentation = self._make_augmentation()
         self._offer()
         name = self.change.value
@@ -78,17 +81,29 @@ class AugmentationStudio(Control):
         names = (UNCHANGED, *(spec.name for spec in changeable(self.augmentation)))
         if names != tuple(self.change.options):
             chosen = self.change.value
-            with self.change.hold_trait_notifications():
+            with self._settling():
                 self.change.options = names
                 self.change.value = chosen if chosen in names else UNCHANGED
         self.value.disabled = self.change.value == UNCHANGED
 
+    @contextmanager
+    def _settling(self) -> Iterator[None]:
+        """While lists are exchanged their choices jump; nobody chose that."""
+        self._settles = True
+        try:
+            yield
+        finally:
+            self._settles = False
+
     def start_change(self) -> None:
         """The slider gets the range of the parameter that is to be changed, and stands in its middle."""
+        if self._settles:
+            return
         spec = next((s for s in changeable(self.augmentation) if s.name == self.change.value), None)
         if spec is not None:
             steps = 2 if spec.kind == "binary" else 21
             options = [f"{spec.low + (spec.high - spec.low) * i / (steps - 1):.3g}" for i in range(steps)]
-            with self.value.hold_trait_notifications():
-                self.value.options, self.value.index = options, steps // 2
+            with self._settling():
+                self.value.options = options
+                self.value.index = steps // 2
         self.redraw()
