@@ -8,7 +8,7 @@ export MALLOC_MMAP_THRESHOLD_ := 536870912
 export MALLOC_TRIM_THRESHOLD_ := 536870912
 
 .DEFAULT_GOAL := run
-.PHONY: run workbook test lab page bench validate zoo student clean install
+.PHONY: run workbook test lab page bench responsiveness validate zoo student clean install
 
 run: $(STAMP)  ## notebooks 01 and 02: a page in out/ and the pictures in figures/
 	$(PY) -m ciperlib run notebooks/01_training.ipynb notebooks/02_linear_probing.ipynb --publish
@@ -26,6 +26,9 @@ lab: $(STAMP)  ## JupyterLab on this machine only, with a token, on a page with 
 
 bench: .venv/.bench  ## ratios against what one would use instead, as a table and as JSON in figures/
 	$(PY) tests/benchmarks.py --output figures/benchmarks.json
+
+responsiveness: $(STAMP)  ## how soon a slider's figure is drawn, in a real JupyterLab (needs a Chromium); as JSON in figures/
+	$(PY) tests/responsiveness.py --output figures/responsiveness.json --notebooks 01 02 03 04 05
 
 validate: $(STAMP)  ## does the estimator of explaining-away find what is known? hours in full; ARGS='--repeats 10 --zero-repeats 20'
 	$(PY) tests/validate.py --output figures/validation.json $(ARGS)

@@ -82,6 +82,39 @@ def run_command(options: argparse.Namespace) -> None:
         print(f"open {home() / 'out' / 'index.html'}; the pictures are in figures/")
 
 
+def sweep_command(options: argparse.Namespace) -> None:
+    import os
+
+    from ciperlib.present.sweep import estimate_seconds, make_tasks, sweep
+
+    workers = options.workers or os.cpu_count() or 1
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    grid = {name: _values(text) for name, text in options.p}
+    limits = {"timeout": options.timeout, "gpus": options.gpus_per_run, "threads": threads}
+    tasks = make_tasks(options.notebook, grid, profile=options.profile, output=options.output, **limits)
+    seconds = estimate_seconds(tasks, workers)
+    if options.dry_run:
+        for task in tasks:
+            print("  ".join(f"{name}={value}" for name, value in task.values.items()), " ", task.folder.name)
+        guess = (
+            "unknown: none of them has been run" if seconds is None else f"about {seconds:.0f} s on {workers} workers"
+        )
+        print(f"{len(tasks)} runs; time: {guess}")
+        return
+    records = sweep(tasks, scheduler=options.scheduler, workers=options.workers, retries=options.retries)
+    collect_command(argparse.Namespace(folder=Path(tasks[0].output)))
+    if unfinished := sum(record.status not in ("done", "refused") for record in records):
+        raise SystemExit(f"ciperlib: {unfinished} runs did not end well; the same command tries them again")
+
+
+def collect_command(options: argparse.Namespace) -> None:
+    from ciperlib.present.collect import write_collection
+
+    table, paths = write_collection(options.folder)
+    counts = ", ".join(f"{count} {status}" for status, count in table["status"].value_counts().items())
+    print(f"{len(table)} runs: {counts}; " + " and ".join(map(str, paths)))
+
+
 def zoo_command(options: argparse.Namespace) -> None:
     """Trains what the zoo's grid asks for and the zoo lacks, measures it, and makes the portraits that the explorer
     shows; several of these commands share the training."""
@@ -157,7 +190,9 @@ def student_command(options: argparse.Namespace) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m ciperlib", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="fit | probe | run | zoo | data | page | student")
+    commands = parser.add_subparsers(
+        required=True, metavar="fit | probe | run | sweep | collect | zoo | data | page | student"
+    )
 
     fit = _command(commands, "fit", fit_command, "train one encoder: -p method ciper -p alpha 0.3 ...")
     _add_parameters(fit, "a choice of the config: " + ", ".join(f.name for f in fields(Config)))
@@ -172,6 +207,20 @@ def _parser() -> argparse.ArgumentParser:
     _add_parameters(run, "a value for the notebook's parameters cell")
     run.add_argument("--output", help="folder for the runs (default: out/)")
     run.add_argument("--publish", action="store_true", help="copy pictures and numbers to figures/")
+
+    sweep = _command(commands, "sweep", sweep_command, "run a notebook over a grid: -p alpha 0,0.1,1 -p seed 0..4")
+    sweep.add_argument("notebook", help="the .ipynb file")
+    _add_parameters(sweep, "a parameter and its values: 0,0.1,1 or 0..4; divided by ; where values hold commas")
+    sweep.add_argument("--output", help="folder for the sweep (default: out/<notebook>-sweep)")
+    sweep.add_argument("--workers", type=int, help="runs at a time on this machine (default: one for each core)")
+    sweep.add_argument("--scheduler", help="address of a Dask scheduler, instead of this machine")
+    sweep.add_argument("--gpus-per-run", type=int, default=0, help="GPUs that each run has for itself (default: 0)")
+    sweep.add_argument("--timeout", type=float, help="seconds that a run may take")
+    sweep.add_argument("--retries", type=int, default=0, help="how often a run that fails is tried again (default: 0)")
+    sweep.add_argument("--dry-run", action="store_true", help="say what would be run, and how long it would take")
+
+    collect = _command(commands, "collect", collect_command, "the runs of a folder as one table, table.csv")
+    collect.add_argument("folder", help="of a sweep, or any folder of runs, such as out/")
 
     zoo = _command(commands, "zoo", zoo_command, f"train the zoo ({', '.join(METHODS[:-1])})")
     zoo.add_argument("--root", help="the zoo's folder (default: CIPER_ZOO, then data/zoo)")
@@ -215,6 +264,14 @@ def _value(text: str) -> Any:
         except ValueError:
             continue
     return {"true": True, "false": False, "none": None}.get(text.lower(), text)
+
+
+def _values(text: str) -> list[Any]:
+    """The values of one parameter of a grid: `0,0.1,1`, `0..4` (both ends), or with semicolons: `crop,flip;pose`."""
+    first, dots, last = text.partition("..")
+    if dots and first.lstrip("-").isdigit() and last.lstrip("-").isdigit():
+        return list(range(int(first), int(last) + 1))
+    return [_value(part.strip()) for part in text.split(";" if ";" in text else ",") if part.strip()]
 
 
 def _find(name: str):

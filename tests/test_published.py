@@ -5,11 +5,14 @@ import json
 import math
 import re
 
+import pandas as pd
 import pytest
 
+from ciperlib.analyse.portrait import portrayed, read_portrait
 from ciperlib.config import Config
 from ciperlib.data.imageset import home
-from ciperlib.learn.runs import find_run, zoo_grid
+from ciperlib.learn.runs import find_run, zoo_grid, zoo_root
+from ciperlib.present.plotting import label
 
 FACTORS = ("category", "object", "session", "pose")
 
@@ -76,6 +79,45 @@ def test_the_readme_s_table_of_synergy_is_what_was_published():
     for name, *cells in rows:
         for column, cell in zip(("value_nats", "forward_mlp_nats", "level_entropy_nats"), cells):
             assert float(cell) == pytest.approx(m[f"{column}: {name}"], abs=0.0051), (name, column)
+
+
+def test_the_readme_s_table_of_alpha_is_what_the_portraits_say():
+    rows = []
+    for config in portrayed():
+        own = read_portrait(zoo_root() / config.name, config)
+        rows.append({"encoder": label(config), **own.scores, "synergy": own.synergy["value"]})
+    means = pd.DataFrame(rows).groupby("encoder").mean()
+    text = (home() / "README.md").read_text()
+    table = re.findall(r"^\| ([^|]+?)" + r" \| ([-\d.]+)" * 5 + r" \|$", text, re.M)
+    assert len(table) == 14
+    for name, *cells in table:
+        for column, cell in zip((*FACTORS, "synergy"), cells):
+            assert float(cell) == pytest.approx(means.loc[name, column], abs=0.0051), (name, column)
+    obj, pose = means["object"], means["pose"]
+    for column in (means["category"], obj, pose):
+        assert column["SimCLR, image aug."] < column["CIPER 0.1, image aug."] < column["CIPER, image aug."]
+    for column in (obj, pose):
+        assert column["CIPER 10, image aug."] < column["CIPER, image aug."]
+    assert obj["CIPER, pose aug."] > obj["SimCLR, pose aug."] - 0.01
+    assert pose["CIPER, pose aug."] > pose["CIPER 10, pose aug."]
+    assert obj["CIPER 10, pose aug."] < obj["CIPER, pose aug."] - 0.1
+    left_out = {step: obj[f"CIPER, no {step}"] for step in ("crop", "jitter", "flip", "grayscale")}
+    assert left_out["crop"] < left_out["jitter"] < left_out["flip"] < left_out["grayscale"]
+
+
+def test_the_readme_s_waits_are_what_was_measured():
+    rows = published("responsiveness")["rows"]
+    text = (home() / "README.md").read_text()
+    for name in ("JupyterLab", "the page"):
+        row = rows[f"slider to drawn figure, {name}"]
+        assert row["median_ms"] < 150
+        assert row["p95_ms"] < 400
+        assert f"{name}, 50 moves | median {row['median_ms']:.0f} ms, 95th percentile {row['p95_ms']:.0f} ms |" in text
+    ratios = [row["ratio"] for row in rows.values() if "ratio" in row]
+    assert len(ratios) == 5
+    assert f"| {min(ratios):.2f} x to {max(ratios):.2f} x | 1.2 x |" in text
+    assert f"{rows['the page']['megabytes']:.1f} MB, ready in {rows['the page']['ready_s']:.1f} s" in text
+    assert f"| {rows['growth of a kernel']['megabytes']:.2f} MB | 100 MB |" in text
 
 
 def test_the_readme_has_no_gaps():

@@ -34,7 +34,7 @@ class Record:
     notebook: str
     parameters: dict[str, Any]
     profile: str
-    status: str  # running, done, failed
+    status: str  # running, done, refused (by a config), failed; in a sweep also killed, timed out, stopped
     folder: str
     seconds: float = 0.0
     metrics: dict[str, Any] = field(default_factory=dict)
@@ -68,27 +68,42 @@ def run(
     for name in values:
         if name not in declared:
             raise BatchError(f"{notebook.name} has no parameter named {name!r}{nearest(name, declared)}")
-    folder = Path(output or home() / "out") / _folder_name(notebook, values)
+    folder = Path(output or home() / "out") / folder_name(notebook, values)
     record = Record(str(notebook.name), dict(values), profile, "running", str(folder))
     _prepare(folder)
-    write_json(folder / STATUS, asdict(record))
+    write_record(record)
     start = time.monotonic()
     try:
         _execute(notebook, folder, {**values, **({"interactive": False} if "interactive" in declared else {})}, timeout)
         record.status = "done"
     except Exception as error:
-        record.status, record.last_lines = "failed", _last_lines(error)
+        record.status = "refused" if getattr(error, "ename", "") == "ConfigError" else "failed"
+        record.last_lines = _last_lines(error)
         _write_page(folder, notebook.stem)
-        raise BatchError(f"{notebook.name} failed; its last lines:\n" + "\n".join(record.last_lines)) from error
+        raise BatchError(
+            f"{notebook.name} {record.status}; its last lines:\n" + "\n".join(record.last_lines)
+        ) from error
     except BaseException:
         record.status, record.last_lines = "failed", ["interrupted"]
         raise
     finally:
         record.seconds = round(time.monotonic() - start, 2)
         record.metrics, record.versions = _read(folder / "metrics.json"), _read(folder / "environment.json")
-        write_json(folder / STATUS, asdict(record))
+        write_record(record)
     _write_page(folder, notebook.stem)
     return record
+
+
+def write_record(record: Record) -> None:
+    write_json(Path(record.folder) / STATUS, asdict(record))
+
+
+def read_record(folder: Path) -> Record | None:
+    """The record in a run's folder; None where there is none, or none that can be read."""
+    try:
+        return Record(**json.loads((folder / STATUS).read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
 
 
 def declared_parameters(notebook: Path) -> dict[str, Any]:
@@ -149,7 +164,7 @@ def _index(records: list[Record]) -> str:
     )
 
 
-def _folder_name(notebook: Path, values: Mapping[str, Any]) -> str:
+def folder_name(notebook: Path, values: Mapping[str, Any]) -> str:
     """The notebook's stem, and a hash of what was set if anything was, and of its place if it is not the workbook's."""
     ours = notebook.resolve().parent == home() / "notebooks"
     if not values and ours:
@@ -201,7 +216,11 @@ def _environment(**values: str):
 
 
 def _last_lines(error: Exception) -> list[str]:
-    text = str(error) or "".join(traceback.format_exception_only(error))
+    return last_lines_of(str(error) or "".join(traceback.format_exception_only(error)))
+
+
+def last_lines_of(text: str) -> list[str]:
+    """The last lines of a text that are not empty."""
     return [line for line in text.splitlines() if line.strip()][-LAST_LINES:]
 
 
