@@ -147,7 +147,7 @@ def _add_to_zoo(config: Config, root: Path, device: str) -> bool:
     if found is not None and found.metrics:
         return False
     print(config.name, flush=True)
-    run = export_run(fit(config, device=device), root)
+    run = export_run(fit(config, device=device, wait=False), root)
     sizes = {"image_size": config.image_size}
     train = load_images(config.dataset, "train", size=config.train_size, **sizes)
     results = probe_run(run, train, load_images(config.dataset, "test", **sizes))

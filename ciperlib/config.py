@@ -76,6 +76,8 @@ class Config:
     anchor_gradient: bool = _choice(True, "let the predictive loss reach the anchor's h")
     flip_probability: float = _choice(0.5, "of a mirror image (paper's Table 1: 0.8)", low=0.0, high=1.0)
     jitter_strength: float = _choice(0.4, "brightness, contrast, saturation; hue a quarter", low=0.0, high=2.0)
+    prediction_sign: str = _choice("plus", "of the predictive loss (Eq. 1 prints minus)", options=("plus", "minus"))
+    augmentation_order: str = _choice("paper", "of image steps, or colours first", options=("paper", "reversed"))
     transformation: str = _choice("rotation", "what transformation_prediction predicts", options=TRANSFORMATIONS)
     class_information: str = _choice("none", "the class: left alone, also predicted, fought", options=CLASS_INFORMATION)
 
@@ -188,12 +190,12 @@ class Config:
         return {**values, "alpha": self.alpha if self.method == "ciper" else None}
 
 
-_PREDICTION = ("predictor_width", "standardisation", "anchor_forward", "anchor_gradient")
+_PREDICTION = ("predictor_width", "standardisation", "anchor_forward", "anchor_gradient", "prediction_sign")
 _CONTRAST = ("projector_width", "temperature", "contrastive")
 _TRANSFORMATION = ("transformation", "class_information")
 _TRAINING = (
     "augmentations", "epochs", "batch_size", "learning_rate", "momentum", "weight_decay", "precision",
-    "flip_probability", "jitter_strength",
+    "flip_probability", "jitter_strength", "augmentation_order",
 )  # fmt: skip
 _UNREAD = {
     "ciper": _TRANSFORMATION,

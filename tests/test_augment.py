@@ -10,6 +10,7 @@ from itertools import permutations
 
 import pytest
 import torch
+from conftest import make_noise_images
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -508,3 +509,19 @@ def test_on_a_gpu_the_same():
     own = augmentation(world.to("cuda"), torch.arange(9), torch.Generator("cuda").manual_seed(0))
     assert own.images.device.type == "cuda"
     assert own.images.shape == (9, 3, 32, 32)
+
+
+def test_colours_first_is_the_same_operations_in_another_order():
+    images = make_noise_images(64, 16)
+    paper, colours = (Augmentation(IMAGE_STEPS, order=order) for order in ("paper", "reversed"))
+    view, other = (order(images, torch.arange(64), torch.Generator().manual_seed(0)) for order in (paper, colours))
+    assert torch.equal(view.parameters, other.parameters)
+    assert torch.equal(colours.replay(images.images, other.parameters), other.images)
+    expected = images.images
+    for steps in (("grayscale",), ("jitter",), ("crop", "flip")):
+        part = Augmentation(steps)
+        expected = part.replay(expected, view.parameters[:, [colours.column(spec.name) for spec in part.specs]])
+    assert torch.allclose(other.images, expected, atol=TOLERANCE)
+    assert (view.images - other.images).abs().max() > 0.01
+    with pytest.raises(ValueError, match="order"):
+        Augmentation(IMAGE_STEPS, order="backwards")

@@ -195,3 +195,9 @@ def test_a_class_that_is_not_known_cannot_be_added():
     config = Config(**{**TINY, "method": "transformation_prediction", "class_information": "added"})
     with pytest.raises(ValueError, match="needs images with a factor category"):
         make_objective(config, make_augmentation(config, make_noise_images()).specs)
+
+
+def test_the_minus_sign_of_eq_1_rewards_errors():
+    plus, batch = make()
+    minus, _ = make(prediction_sign="minus")
+    assert float(minus(batch).terms["predictive"]) == pytest.approx(-float(plus(batch).terms["predictive"]), rel=1e-6)

@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -208,9 +209,18 @@ def test_a_loss_that_is_not_finite_stops_with_the_last_good_state(tmp_path):
     assert not state.exists() or all(t.isfinite().all() for t in load_file(state).values())
 
 
-def test_a_run_trained_by_another_process_is_refused(tiny, tmp_path):
+def test_a_run_trained_by_another_process_is_refused_or_waited_for(tiny, tmp_path, capsys):
     with locked(tmp_path / tiny.name), pytest.raises(RunError, match="by another process"):
-        quiet(tiny, tmp_path)
+        quiet(tiny, tmp_path, wait=False)
+    with locked(tmp_path / tiny.name):
+        found = []
+        thread = threading.Thread(target=lambda: found.append(quiet(tiny, tmp_path)))
+        thread.start()
+        thread.join(0.5)
+        assert thread.is_alive()
+    thread.join(60)
+    assert found[0].name == tiny.name
+    assert "by another process" in capsys.readouterr().out
 
 
 def test_an_unwritable_folder_is_a_clear_error(tiny, tmp_path):

@@ -84,6 +84,8 @@ class Augmentation:
         jitter_strength: s; brightness, contrast and saturation are from 1 - s to 1 + s, hue from -s/4 to s/4 turns.
         jitter_probability: of jitter; where it does not happen its parameters are (1, 1, 1, 0).
         grayscale_probability: of a conversion to grey.
+        order: "paper": crop, flip, jitter, grayscale; "reversed": grayscale, jitter, flip, crop. The parameters and
+            their distribution are the same.
 
     Attributes:
         steps: in the order in which they are applied.
@@ -106,6 +108,7 @@ class Augmentation:
         jitter_strength: float = 0.4,
         jitter_probability: float = 0.8,
         grayscale_probability: float = 0.2,
+        order: str = "paper",
     ) -> None:
         self.steps = tuple(step for step in STEPS if step in steps)
         if sorted(self.steps) != sorted(steps):
@@ -123,6 +126,9 @@ class Augmentation:
                 raise ValueError(f"{name} must be from {low} to {high}, not {value}")
         if "pose" in self.steps and not (pose and set(pose) <= set(POSE)):
             raise ValueError(f"pose (for the step 'pose') must be some of {', '.join(POSE)}, not {tuple(pose)}")
+        if order not in ("paper", "reversed"):
+            raise ValueError(f"order must be 'paper' or 'reversed', not {order!r}")
+        self.colours_first = order == "reversed"
         self.sessions = sessions
         self.pose = tuple(factor for factor in POSE if factor in pose)
         self.crop_scale = crop_scale
@@ -243,21 +249,34 @@ class Augmentation:
         return out
 
     def _apply_at_once(self, images: Tensor, index: Tensor, parameters: Tensor, out: Tensor) -> None:
-        names = [spec.name for spec in self.specs]
+        names, bounds = [spec.name for spec in self.specs], []
         named = dict(zip(names, parameters.t()))
         if "jitter" in self.steps:
             order, bounds = sort_by_hue(named)
             index, named = index[order], dict(zip(names, parameters.t()[:, order]))
-        planes = self._place(as_floats(images, index), named)
-        if "jitter" in self.steps:
-            jitter(planes.flatten(2), named, bounds)
-        if "grayscale" in self.steps:
-            gray = named["grayscale"].nonzero()[:, 0]
-            planes.index_copy_(1, gray, grayscale(planes.index_select(1, gray)).expand(3, -1, -1, -1))
+        images = as_floats(images, index)
+        if self.colours_first:
+            planes = images.transpose(0, 1).contiguous()
+            for step in (self._grey, self._jitter):
+                step(planes, named, bounds)
+            planes = self._place(planes.transpose(0, 1).contiguous(), named)
+        else:
+            planes = self._place(images, named)
+            for step in (self._jitter, self._grey):
+                step(planes, named, bounds)
         if "jitter" in self.steps:
             torch.index_select(planes.transpose(0, 1), 0, order.argsort(), out=out)
         else:
             out.copy_(planes.transpose(0, 1))
+
+    def _jitter(self, planes: Tensor, named: dict[str, Tensor], bounds: list[int]) -> None:
+        if "jitter" in self.steps:
+            jitter(planes.flatten(2), named, bounds)
+
+    def _grey(self, planes: Tensor, named: dict[str, Tensor], _bounds: list[int]) -> None:
+        if "grayscale" in self.steps:
+            gray = named["grayscale"].nonzero()[:, 0]
+            planes.index_copy_(1, gray, grayscale(planes.index_select(1, gray)).expand(3, -1, -1, -1))
 
     def _place(self, images: Tensor, named: dict[str, Tensor]) -> Tensor:
         """Crop and flip: [B, 3, H, W] to planes [3, B, H, W], in which each channel is in one piece."""

@@ -71,6 +71,7 @@ class PredictiveHead(nn.Module):
             ((i, int(spec.high) + 1) for i, spec in predicted if spec.kind == "categorical"), (None, 0)
         )
         self.fixed = config.standardisation == "fixed"
+        self.sign = {"plus": 1, "minus": -1}[config.prediction_sign]
         self.register_buffer("parameter_mean", torch.zeros(len(self.columns)))
         self.register_buffer("parameter_std", torch.ones(len(self.columns)))
         if self.columns:
@@ -97,7 +98,7 @@ class PredictiveHead(nn.Module):
         if self.session_column is not None:
             logits = gather(self.session_predictor(torch.cat([torch.cat((h0, hv), 1) for hv in h])))
             loss = loss + F.cross_entropy(logits.float(), target[:, self.session_column].long())
-        return loss
+        return self.sign * loss
 
 
 class Objective(nn.Module):

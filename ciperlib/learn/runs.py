@@ -229,8 +229,12 @@ def _writing(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Holds the run's folder against other processes; the lock goes with the process, however that ends."""
+def locked(folder: Path, wait: bool = False) -> Iterator[None]:
+    """Holds the run's folder against other processes; the lock goes with the process, however that ends.
+
+    Raises:
+        RunBusyError: another process holds it, and nobody waits.
+    """
     with _writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         file = open(folder / ".lock", "w")  # noqa: SIM115 (closed below)
@@ -239,7 +243,10 @@ def locked(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             message = f"{folder.name} is being trained by another process; wait for it, or stop it"
-            raise RunBusyError(message) from error
+            if not wait:
+                raise RunBusyError(message) from error
+            print(message, flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 

@@ -55,6 +55,7 @@ def fit(
     device: str = "auto",
     progress: str = "lines",
     save_every: float = 15.0,
+    wait: bool = True,
 ) -> Run:
     """Finds the finished run of this config, or trains it; a run that was stopped goes on where it was.
 
@@ -69,9 +70,10 @@ def fit(
         device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1".
         progress: "bar", "lines" (one every few seconds) or "none".
         save_every: seconds between saved states; 0 saves after every epoch.
+        wait: where another process trains this run, wait for its result.
 
     Raises:
-        RunError: the folder cannot be written, or another process trains this run.
+        RunError: the folder cannot be written, or another process trains this run and `wait` is False.
         TrainingError: the loss became infinite or not a number.
         DataError: the images cannot be loaded.
     """
@@ -81,7 +83,7 @@ def fit(
     if (folder / STATUS).exists():
         return load_run(folder)
     with processes(device):
-        with locked(folder) if rank() == 0 else nullcontext():
+        with locked(folder, wait) if rank() == 0 else nullcontext():
             _train(config, folder, find_device(device), data_root, on_epoch, progress, save_every)
         wait_for_all()
     return load_run(folder)
@@ -279,6 +281,7 @@ def make_augmentation(config: Config, images: ImageSet) -> Augmentation | Transf
         pose=tuple(name for name in POSE if name in images.factors) or POSE,
         flip_probability=config.flip_probability,
         jitter_strength=config.jitter_strength,
+        order=config.augmentation_order,
     )
     if config.method != "transformation_prediction":
         return augmentation

@@ -118,7 +118,7 @@ class TrainYourOwn(Control):
 
         self.say(f"Goes on after epoch {first}." if first else "The images are loaded ...")
         try:
-            self.run = fit(config, on_epoch=on_epoch, progress="none", save_every=0)
+            self.run = fit(config, on_epoch=on_epoch, progress="none", save_every=0, wait=False)
         except StoppedError:
             self.bar.description = f"{self.bar.value:.0%}"
             return f"Stopped after epoch {len(rows)} of {config.epochs}; train goes on from there."
