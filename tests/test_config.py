@@ -76,6 +76,7 @@ def test_every_choice_that_is_read_changes_the_name():
         predictor_width=64, epochs=3, batch_size=64, learning_rate=0.1, momentum=0.8, weight_decay=0.0,
         precision="float32", temperature=0.2, contrastive="cross_view", standardisation="fixed",
         anchor_forward="joint", anchor_gradient=False, flip_probability=0.8, jitter_strength=0.8,
+        prediction_sign="minus", augmentation_order="reversed",
     )  # fmt: skip
     levels = {"transformation": "jigsaw", "class_information": "added"}  # read by one method
     assert other.keys() | levels.keys() | {"recipe"} == Config.__dataclass_fields__.keys()
