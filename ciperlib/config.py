@@ -134,7 +134,7 @@ class Config:
             raise ConfigError("temperature=0 would divide by zero; it must be greater than 0")
         if self.norm == "group" and self.width % 4:
             raise ConfigError(f"width={self.width} does not go with norm='group': its four groups need a multiple of 4")
-        known = {"cifar10": (), "digits": (), "eth80": ("pose",), "coil100": ("pose",)}.get(self.dataset, DATASET_STEPS)
+        known = _STEPS_OF.get(self.dataset, DATASET_STEPS)
         if missing := set(self.augmentations) & set(DATASET_STEPS) - set(known):
             raise ConfigError(
                 f"augmentations={self.augmentations} does not go with dataset={self.dataset!r}: "
@@ -190,6 +190,9 @@ class Config:
         return {**values, "alpha": self.alpha if self.method == "ciper" else None}
 
 
+_STEPS_OF = {  # the dataset steps of an image set that lacks some: views need known poses, or known sessions
+    "cifar10": (), "digits": (), "eth80": ("pose",), "coil100": ("pose",), "tdw": ("pose",), "core50": ("session",),
+}  # fmt: skip
 _PREDICTION = ("predictor_width", "standardisation", "anchor_forward", "anchor_gradient", "prediction_sign")
 _CONTRAST = ("projector_width", "temperature", "contrastive")
 _TRANSFORMATION = ("transformation", "class_information")

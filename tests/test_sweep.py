@@ -46,7 +46,8 @@ RUNNER = """
         open(output + "/tried", "w").close(); print("a first try"); sys.exit(1)
     with open(output + "/ledger", "a") as file: file.write(json.dumps(values) + "\\n")
     if case == "raises": record.update(status="failed", last_lines=["ValueError: planted"]); write(); sys.exit(2)
-    record.update(status="done", seconds=0.5, metrics={"accuracy": values["seed"] / 10}, versions={"device": "cpu"})
+    record.update(status="done", seconds=0.5, versions={"device": "cpu"})
+    record["metrics"]["accuracy"] = values.get("seed", 0) / 10
     write()
 """
 
@@ -95,6 +96,16 @@ def ledger(folder):
 
 def quiet(_text):
     """No report."""
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """The address of a Dask scheduler with two workers, as a cluster of one's own would have it."""
+    from dask.distributed import LocalCluster
+
+    options = dict(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=50)
+    with LocalCluster(**options) as cluster:
+        yield cluster.scheduler_address
 
 
 # --- the grid --------------------------------------------------------------------------------------------------------
@@ -153,9 +164,9 @@ def test_a_dry_run_says_what_and_how_long(tasks, notebook, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_real_runs_one_of_which_raises_one_loses_its_kernel_one_is_refused(notebook, tmp_path):
+def test_real_runs_one_of_which_raises_one_loses_its_kernel_one_is_refused(notebook, tmp_path, cluster):
     cases = ["fine", "raises", "kernel", "config"]
-    found = sweep(make_tasks(notebook, {"case": cases}, output=tmp_path / "out"), workers=2, report=quiet)
+    found = sweep(make_tasks(notebook, {"case": cases}, output=tmp_path / "out"), scheduler=cluster, report=quiet)
     assert [record.status for record in found] == ["done", "failed", "failed", "refused"]
     assert "ValueError: planted" in found[1].last_lines[-1]
     assert "died" in " ".join(found[2].last_lines)
@@ -167,28 +178,28 @@ def test_real_runs_one_of_which_raises_one_loses_its_kernel_one_is_refused(noteb
     assert "3 of 4 runs did not end well" in page.read_text()
 
 
-def test_a_failure_is_recorded_and_tried_again_if_asked(tasks):
+def test_a_failure_is_recorded_and_tried_again_if_asked(tasks, cluster):
     grid = tasks(case=["raises", "killed", "fine"])
-    statuses = {record.parameters["case"]: record.status for record in sweep(grid, workers=2, report=quiet)}
+    statuses = {record.parameters["case"]: record.status for record in sweep(grid, scheduler=cluster, report=quiet)}
     assert statuses == {"raises": "failed", "killed": "killed", "fine": "done"}
     assert len(ledger(grid[0].output)) == 2
-    (record,) = sweep(tasks(output="again", case=["once"]), workers=1, retries=1, report=quiet)
+    (record,) = sweep(tasks(output="again", case=["once"]), scheduler=cluster, retries=1, report=quiet)
     assert record.status == "done"
 
 
-def test_a_finished_sweep_starts_nothing(tasks, monkeypatch):
+def test_a_finished_sweep_starts_nothing(tasks, cluster, monkeypatch):
     grid = tasks(seed=[0, 1, 2])
-    sweep(grid, workers=2, report=quiet)
+    sweep(grid, scheduler=cluster, report=quiet)
     before = ledger(grid[0].output)
     monkeypatch.setattr(sweeping, "_client", lambda *_: pytest.fail("a cluster was started"))
     assert [record.status for record in sweep(grid, report=quiet)] == ["done"] * 3
     assert ledger(grid[0].output) == before
 
 
-def test_a_run_that_takes_too_long_is_ended_with_all_its_children(tasks):
+def test_a_run_that_takes_too_long_is_ended_with_all_its_children(tasks, cluster):
     (task,) = tasks(case=["sleep"], timeout=0.5)
     begun = time.monotonic()
-    (record,) = sweep([task], workers=1, report=quiet)
+    (record,) = sweep([task], scheduler=cluster, report=quiet)
     assert record.status == "timed out"
     assert time.monotonic() - begun < 20
     assert children(task.output) == []
@@ -212,7 +223,7 @@ def test_a_worker_that_is_killed(tasks, when):
     from dask.distributed import Client, LocalCluster
 
     grid = tasks(case=["short"], seed=[0, 1, 2, 3])
-    local = LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=50)
+    local = LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=50)
     with local as cluster, Client(cluster) as client:
         address = cluster.scheduler_address
         pids = client.run(os.getpid)
@@ -256,7 +267,7 @@ def start(tmp_path, case, seeds):
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_every_child_and_the_same_command_carries_on(tasks, tmp_path):
+def test_ctrl_c_ends_every_child_and_the_same_command_carries_on(tasks, tmp_path, cluster):
     grid = tasks(case=["short"], seed=[0, 1, 2, 3, 4, 5])
     process = start(tmp_path, "short", 6)
     while not ledger(tmp_path / "out"):
@@ -267,7 +278,7 @@ def test_ctrl_c_ends_every_child_and_the_same_command_carries_on(tasks, tmp_path
     assert children(tmp_path / "out") == []
     assert len(ledger(tmp_path / "out")) < 6
     assert not list((tmp_path / "out").glob(".stop*"))
-    assert [record.status for record in sweep(grid, workers=2, report=quiet)] == ["done"] * 6
+    assert [record.status for record in sweep(grid, scheduler=cluster, report=quiet)] == ["done"] * 6
     lines = ledger(tmp_path / "out")
     assert len(lines) == len(set(lines)) == 6
 
@@ -285,9 +296,9 @@ def test_two_people_start_the_same_sweep(tasks, tmp_path):
 
 
 @pytest.mark.slow
-def test_killed_at_random_moments_it_ends_with_the_same_table(tasks, tmp_path):
+def test_killed_at_random_moments_it_ends_with_the_same_table(tasks, tmp_path, cluster):
     reference = tasks(output="reference", case=["short"], seed=list(range(12)))
-    sweep(reference, workers=2, report=quiet)
+    sweep(reference, scheduler=cluster, report=quiet)
     grid, draw = tasks(case=["short"], seed=list(range(12))), random.Random(0)
     kills = 0
     while kills < 20 and not all(sweeping._is_finished(task) for task in grid):
@@ -297,7 +308,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_table(tasks, tmp_path):
             os.killpg(process.pid, signal.SIGKILL)
             kills += 1
         process.communicate()
-    sweep(grid, workers=2, report=quiet)
+    sweep(grid, scheduler=cluster, report=quiet)
     until = time.monotonic() + 10
     while children(tmp_path / "out") and time.monotonic() < until:
         time.sleep(0.1)
@@ -340,7 +351,7 @@ def test_sixteen_workers_have_something_to_do(tasks):
     from dask.distributed import Client, LocalCluster
 
     grid = tasks(seed=list(range(160)))
-    local = LocalCluster(n_workers=16, threads_per_worker=1, processes=False, dashboard_address=None)
+    local = LocalCluster(n_workers=16, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0")
     with local as cluster, Client(cluster) as client:
         begun = time.monotonic()
         sweeping._follow(client, grid, _sleep, 0, 0, quiet)

@@ -20,6 +20,8 @@ DATASETS = {
     "cifar10": "cifar10",
     "eth80": "eth80",
     "coil100": "coil100",
+    "core50": "core50",
+    "tdw": "tdw",
     "digits": "digits",
     "folder": "folder",  # "folder:NAME"
 }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -33,10 +35,20 @@ def find_folder(base: Path, names: Sequence[str], what: str, source: str) -> Pat
 def read_images(paths: Sequence[Path], image_size: int) -> Tensor:
     """Square photographs in colour, made smaller where they are larger: uint8 [N, 3, image_size, image_size].
 
+    Read by as many threads as there are cores, straight to their places: no more memory than the result takes.
+
     Raises:
         DataError: a file that is missing, truncated, not square, or smaller than `image_size`.
     """
-    return torch.from_numpy(np.stack([_read(path, image_size, "RGB") for path in paths])).permute(0, 3, 1, 2).clone()
+    images = torch.empty(len(paths), 3, image_size, image_size, dtype=torch.uint8)
+
+    def read(row: int) -> None:
+        images[row] = torch.from_numpy(_read(paths[row], image_size, "RGB").copy()).permute(2, 0, 1)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes without holding Python's lock
+        for _ in pool.map(read, range(len(paths))):
+            pass
+    return images
 
 
 def read_masks(paths: Sequence[Path], image_size: int) -> Tensor:

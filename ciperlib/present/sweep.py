@@ -128,8 +128,7 @@ def run_task(task: Task) -> dict[str, Any]:
             ended = _supervise(task, log, gpus)
         found = read_record(task.folder)
         if ended is not None or found is None or found.status == "running":
-            status = ended or ("failed" if found is None else "killed")
-            found = _record(task, status, time.monotonic() - begun, last_lines_of(log.read_text()))
+            found = _record(task, ended or "failed", time.monotonic() - begun, last_lines_of(log.read_text()))
             _try_to_write(found)
         return asdict(found)
 
@@ -178,7 +177,7 @@ def _outcome(future) -> str:
 
 
 def _supervise(task: Task, log: Path, gpus: Iterable[int]) -> str | None:
-    """Runs the command until it ends (None), its time is over, or the sweep is stopped; then nothing of it is left."""
+    """Runs the command until it ends (None), is killed, its time is over, or the sweep is stopped; nothing is left."""
     log.parent.mkdir(parents=True, exist_ok=True)
     pairs = [part for name, value in task.values.items() for part in ("-p", name, _text(value))]
     command = [*task.command, task.notebook, "--profile", task.profile, "--output", task.output, *pairs]
@@ -196,7 +195,7 @@ def _supervise(task: Task, log: Path, gpus: Iterable[int]) -> str | None:
             if task.stop and Path(task.stop).exists():
                 return "stopped"
             time.sleep(POLL_SECONDS)
-        return None
+        return "killed" if child.returncode < 0 else None
     finally:
         _end(child)
 
@@ -269,7 +268,9 @@ def _client(scheduler: str | None, workers: int) -> Iterator[Any]:
         with Client(scheduler, timeout=30) as client:
             yield client
         return
-    local = dict(n_workers=workers, threads_per_worker=1, dashboard_address=None, host="127.0.0.1", silence_logs=50)
+    local = dict(
+        n_workers=workers, threads_per_worker=1, dashboard_address="127.0.0.1:0", host="127.0.0.1", silence_logs=50
+    )
     with LocalCluster(**local) as cluster, Client(cluster) as client:
         yield client
 
