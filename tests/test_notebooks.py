@@ -14,6 +14,7 @@ from ciperlib.present import batch
 from ciperlib.present.exercises import SOLUTION_TAG, write_student_copies
 
 NOTEBOOKS = sorted((home() / "notebooks").glob("[0-9]*.ipynb"))
+SHIPPED = {"06_ablations": {"table": "data/sweeps/ablations.csv", "sweep_profile": "teaching"}}  # without its sweep
 names = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
@@ -68,7 +69,7 @@ def test_a_student_copy_fails_at_its_checker(path, tmp_path):
     """The stub must not pass: a checker that accepts it would teach nothing."""
     (copy,) = [c for c in write_student_copies(home() / "notebooks", tmp_path) if c.name == path.name]
     with pytest.raises(batch.BatchError, match="AssertionError"):
-        batch.run(copy, profile="smoke", output=tmp_path / "out")
+        batch.run(copy, SHIPPED.get(path.stem), profile="smoke", output=tmp_path / "out")
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +120,13 @@ def test_explaining_away(smoke):
     assert metrics["unknown, lesson: grayscale"] < 0.1
 
 
+def test_ablations_by_a_sweep_of_their_own(smoke):
+    record = smoke["06_ablations"]
+    assert (record.metrics["runs"], record.metrics["kinds"], record.metrics["failed"]) == (2, 2, 0)
+    assert len(list((home() / record.folder / "sweep").glob("one_encoder-*/status.json"))) == 2
+    assert 0 <= record.metrics["object: CIPER"] <= 1
+
+
 def test_pages_hold_no_widget_state_and_show_every_figure(smoke):
     for stem, record in smoke.items():
         folder = home() / record.folder
@@ -134,7 +142,7 @@ def test_pages_hold_no_widget_state_and_show_every_figure(smoke):
 def test_plain_papermill(path, tmp_path):
     import papermill
 
-    values = batch.profile_parameters("smoke", path.stem)
+    values = {**batch.profile_parameters("smoke", path.stem), **SHIPPED.get(path.stem, {})}
     papermill.execute_notebook(str(path), str(tmp_path / "out.ipynb"), {**values, "interactive": False},
                                cwd=str(home()), progress_bar=False)  # fmt: skip
 

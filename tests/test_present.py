@@ -12,6 +12,7 @@ import pytest
 import torch
 from conftest import make_noise_images
 from plotly.colors import unlabel_rgb
+from scipy.stats import t as student_t
 
 from ciperlib.analyse.embedding import Embedding
 from ciperlib.analyse.features import Features
@@ -368,6 +369,27 @@ def test_the_synergy_exercise():
     ):
         with pytest.raises(AssertionError, match=words):
             exercises.check_synergy(attempt)
+
+
+def t_interval(values, root=True, sample=True, quantile=None):
+    n, mean = len(values), sum(values) / len(values)
+    spread = (sum((v - mean) ** 2 for v in values) / (n - 1 if sample else n)) ** 0.5
+    half = (student_t.ppf(0.975, n - 1) if quantile is None else quantile) * spread / (n**0.5 if root else 1)
+    return mean - half, mean + half
+
+
+def test_the_interval_checker_names_the_mistake():
+    assert "Right" in exercises.check_interval(t_interval)
+    for wrong, says in (
+        (lambda values: (min(values), max(values)), "half the width"),
+        (lambda values: (0.0, 1.0), "the middle must be the mean"),
+        (lambda values: t_interval(values, root=False), "the root of their number"),
+        (lambda values: t_interval(values, sample=False), "n - 1, not by n"),
+        (lambda values: t_interval(values, quantile=1.96), "Student's t"),
+        (lambda values: t_interval(values, quantile=1), "one standard error"),
+    ):
+        with pytest.raises(AssertionError, match=says):
+            exercises.check_interval(wrong)
 
 
 def test_the_neighbours_exercise():

@@ -11,6 +11,7 @@ from ciperlib.analyse.features import Features
 from ciperlib.analyse.tables import (
     default_factors,
     paired_difference,
+    paired_differences,
     probe_encoder,
     probe_features,
     probe_floors,
@@ -77,3 +78,16 @@ def test_paired_differences_against_a_loop():
     assert result["high"] == pytest.approx(mean + 4.302652729911275 * sem)  # t quantile, two degrees of freedom
     assert result["seeds"] == 3
     assert math.isnan(paired_difference(table[table["seed"] == 0], "object", "a", "b")["low"])
+
+
+def test_several_differences_are_the_single_ones():
+    rows = [
+        {"encoder": e, "factor": f, "seed": s, "value": v + 0.01 * s * (e == "b")}
+        for e, v in (("a", 0.1), ("b", 0.3), ("c", 0.2))
+        for f in ("object", "pose")
+        for s in range(3)
+    ]
+    table = pd.DataFrame(rows)
+    found = paired_differences(table, ["object", "pose"], ["a", "b", "c"], "a")
+    assert list(found.index) == [(f, f"{e} - a") for f in ("object", "pose") for e in ("b", "c")]
+    assert found.loc[("pose", "b - a")].to_dict() == paired_difference(table, "pose", "b", "a")

@@ -115,3 +115,16 @@ def paired_difference(table: pd.DataFrame, factor: str, encoder: str, control: s
     n, mean = len(differences), float(differences.mean())
     half = float(student_t.ppf(0.975, n - 1) * differences.sem()) if n > 1 else math.nan
     return {"difference": mean, "low": mean - half, "high": mean + half, "seeds": n}
+
+
+def paired_differences(
+    table: pd.DataFrame, factors: Sequence[str], encoders: Sequence[str], control: str
+) -> pd.DataFrame:
+    """`paired_difference` of several encoders and one control, for several factors: one row each."""
+    pairs = {
+        (factor, f"{encoder} - {control}"): paired_difference(table, factor, encoder, control)
+        for factor in factors
+        for encoder in encoders
+        if encoder != control
+    }
+    return pd.DataFrame(pairs).T

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from scipy.stats import t as student_t
 from torch import Tensor
 
 from ciperlib.analyse.embedding import neighbour_overlap
@@ -117,6 +118,32 @@ def check_synergy(attempt: Callable[[float, float, float, float], float]) -> str
     below = float(attempt(-0.02, 0.01, 0.5, 0.5))
     assert _close(below, -0.02), f"an estimate of -0.02 is shown as it is, not as {below:.3f}: its error says so"
     return "Right: the least of four numbers, and nothing hidden."
+
+
+def check_interval(attempt: Callable[[list[float]], tuple[float, float]]) -> str:
+    """Checks a learner's 95% interval of a mean over seeds.
+
+    Raises:
+        AssertionError: naming the case that fails and what may be wrong.
+    """
+    for values in ([0.1, 0.2, 0.3], [0.5, 0.5, 0.5], [1.0, 3.0], [0.4, 0.1, 0.3, 0.9, 0.2]):
+        n, mean = len(values), sum(values) / len(values)
+        spread = math.sqrt(sum((value - mean) ** 2 for value in values) / (n - 1))
+        low, high = attempt(list(values))
+        half, right = (high - low) / 2, float(student_t.ppf(0.975, n - 1)) * spread / math.sqrt(n)
+        assert abs((low + high) / 2 - mean) < 1e-6, f"for {values} the middle must be the mean, {mean:.3f}"
+        for wrong, why in (
+            (right * math.sqrt(n), "that is the spread of one seed: divide by the root of their number"),
+            (right * math.sqrt((n - 1) / n), "the spread divides by n - 1, not by n"),
+            (
+                1.96 * spread / math.sqrt(n),
+                "1.96 is for many seeds; a few want Student's t with n - 1 degrees of freedom",
+            ),
+            (spread / math.sqrt(n), "that is one standard error, about 68%"),
+        ):
+            assert abs(half - wrong) > 1e-6 or abs(wrong - right) < 1e-6, f"for {values}: {why}"
+        assert abs(half - right) < 1e-6, f"for {values} half the width is {right:.4f}, not {half:.4f}"
+    return "Right: that is the 95% interval of the mean."
 
 
 def write_student_copies(notebooks: Path, output: Path) -> list[Path]:
