@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 from ciperlib.analyse.embedding import Embedding, fit_embedding
 from ciperlib.analyse.evidence import draw_maps
@@ -22,10 +22,10 @@ from ciperlib.analyse.features import as_features, extract_features
 from ciperlib.analyse.information import explaining_away
 from ciperlib.analyse.orbits import extract_orbits, pixel_orbits
 from ciperlib.analyse.results import ProbeResult
-from ciperlib.analyse.tables import probe_floors, probe_run, to_metrics
+from ciperlib.analyse.tables import probe_encoder, probe_floors, to_metrics
 from ciperlib.config import Config
 from ciperlib.data import load_images
-from ciperlib.data.imageset import ImageSet
+from ciperlib.data.imageset import ImageSet, TrainedOn
 from ciperlib.files import write_atomically
 from ciperlib.learn.devices import find_device
 from ciperlib.learn.encoders import make_encoder
@@ -51,24 +51,25 @@ class Sitting:
     """
 
     def __init__(self, device: str = "cpu", train_size: int = 5000, test_size: int = 2500) -> None:
-        self._device, self._sizes = device, {"train": train_size, "test": test_size}
+        self._device, self._train_size, self._test_size = device, train_size, test_size
 
     @cached_property
     def train(self) -> ImageSet:
-        return self._load("train")
+        return load_images("turntable", "train", size=self._train_size, device=find_device(self._device))
+
+    @cached_property
+    def _unseen(self) -> ImageSet:
+        return load_images("turntable", "test", device=find_device(self._device))
 
     @cached_property
     def test(self) -> ImageSet:
-        return self._load("test")
-
-    def _load(self, split: str) -> ImageSet:
-        return load_images("turntable", split, size=self._sizes[split], device=find_device(self._device))
+        return self._unseen.subset(slice(self._test_size))
 
     @cached_property
     def laid_out(self) -> ImageSet:
-        """Of the test images, those of the first object of each category."""
-        objects, categories = (len(self.test.labels[name]) for name in ("object", "category"))
-        return self.test.subset(self.test.factors["object"] % (objects // categories) == 0)
+        """Of all test images, those of the first object of each category: 500, whatever `test_size` is."""
+        objects, categories = (len(self._unseen.labels[name]) for name in ("object", "category"))
+        return self._unseen.subset(self._unseen.factors["object"] % (objects // categories) == 0)
 
     @cached_property
     def looked_at(self) -> ImageSet:
@@ -88,7 +89,7 @@ class Portrait:
     """What is kept of one encoder.
 
     Attributes:
-        name, config: of its run.
+        name, config: of its run; an encoder from elsewhere has no config.
         scores: `to_metrics` of its probes.
         synergy: `ExplainingAway`'s fields by name, about the azimuth and the category.
         points: float32 [N, 2], PaCMAP of `Sitting.laid_out`.
@@ -96,7 +97,7 @@ class Portrait:
     """
 
     name: str
-    config: Config
+    config: Config | None
     scores: dict[str, float]
     synergy: dict[str, Any]
     points: Tensor
@@ -113,8 +114,22 @@ def make_portrait(
         report: is told each step's name before it begins.
     """
     report("probes")
-    results = results or probe_run(run, sitting.train, sitting.test)
     encoder, known = run.load_encoder(sitting.test.device), {"trained_on": run.trained_on}
+    results = results or probe_encoder(encoder, sitting.train, sitting.test, **known)
+    return portray(encoder, run.name, sitting, results, report, config=run.config, **known)
+
+
+def portray(
+    encoder: nn.Module, name: str, sitting: Sitting, results: Mapping[str, ProbeResult] | None = None,
+    report: Report = lambda step: None, *, config: Config | None = None, trained_on: TrainedOn | None = None,
+) -> Portrait:  # fmt: skip
+    """A portrait of any frozen encoder, trained here or elsewhere; arguments as `make_portrait`.
+
+    Raises:
+        SaliencyError: a network that FullGrad cannot take apart exactly.
+    """
+    known = {"trained_on": trained_on}
+    results = results or probe_encoder(encoder, sitting.train, sitting.test, **known)
     report("saliency maps")
     maps = _as_bytes(draw_maps(encoder, results["object"], sitting.looked_at)[:, 0])
     report("PaCMAP")
@@ -122,7 +137,7 @@ def make_portrait(
     report("explaining-away")
     asked, levels = sitting.turned
     synergy = explaining_away(extract_orbits(encoder, levels, asked, **known), TARGET, nulls=NULLS)
-    return Portrait(run.name, run.config, to_metrics(results), asdict(synergy), layout.points, maps)
+    return Portrait(name, config, to_metrics(results), asdict(synergy), layout.points, maps)
 
 
 def measure_floors(sitting: Sitting, seed: int = 0) -> dict[str, dict[str, float]]:

@@ -146,6 +146,24 @@ def check_interval(attempt: Callable[[list[float]], tuple[float, float]]) -> str
     return "Right: that is the 95% interval of the mean."
 
 
+def check_encoder(attempt: Callable[[Tensor], Tensor]) -> str:
+    """Checks that a learner's function is an encoder: images [B, 3, H, W] in 0..1 to [B, d], each image by itself.
+
+    Raises:
+        AssertionError: naming the case that fails and what may be wrong.
+    """
+    images = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    h = attempt(images)
+    assert isinstance(h, Tensor), f"an encoder gives a tensor, not {type(h).__name__}"
+    assert (h.ndim, len(h) if h.ndim else 0) == (2, 6), (
+        f"six images must give [6, d], not {list(h.shape)}: one row an image"
+    )
+    assert (h - h[0]).abs().max() > 1e-6, "all images give the same row: nothing of the image is left"
+    assert torch.allclose(attempt(images[:1]), h[:1], atol=1e-6), "an image alone gives another row: use no other image"
+    assert torch.allclose(attempt(images), h), "the same images give other rows a second time: use no chance"
+    return f"Right: that is an encoder of {h.shape[1]} dimensions."
+
+
 def write_student_copies(notebooks: Path, output: Path) -> list[Path]:
     """Copies of the notebooks without the cells tagged `solution`, by nbconvert's tag removal."""
     from nbconvert import NotebookExporter

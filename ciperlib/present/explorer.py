@@ -41,6 +41,7 @@ VIEWS = {",".join(IMAGE_STEPS): "image", "pose": "pose"} | {
 COLOURINGS = ("category", "azimuth", "elevation", "session")
 PROBES = {"category": "category", "object": "object", "session": "session", "pose": "pose (R²)"}
 FLOORS = {"pixels": "line-ns", "random encoder": "circle-open", "shuffled labels": "x-thin"}  # and their symbols
+OWN = "#CC79A7"  # the colour of an encoder from elsewhere
 MOST_NATS = 0.45
 Parts: TypeAlias = dict[str, dict[str, Any]]  # name of a trace -> what it gets
 
@@ -110,19 +111,28 @@ def plot_portrait(portrait: Portrait, image: int = 0, colouring: str = "category
 
 def describe(portrait: Portrait) -> str:
     """The portrait's encoder and its verdicts, in sentences."""
-    config, scores, found = portrait.config, portrait.scores, portrait.synergy
-    rate = f", learning rate {config.learning_rate:g}" if config.learning_rate != Config().learning_rate else ""
+    scores, found = portrait.scores, portrait.synergy
     known = ", ".join(f"{name} {scores[factor]:.2f}" for factor, name in PROBES.items())
+    left = f"{found['level_entropy']:.2f} of {np.log(found['levels']):.2f} nats"
+    gain = f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
     return (
-        f"{label(config)}, seed {config.seed} ({config.epochs} epochs on {config.train_size:,} images{rate}). Linear "
-        f"probes: {known}. Of the azimuth {found['level_entropy']:.2f} of {np.log(found['levels']):.2f} nats are not "
-        f"known; the category adds {found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]: {found['verdict']}."
+        f"{_about(portrait)}. Linear probes: {known}. Of the azimuth {left} are not known; the category adds {gain}: "
+        f"{found['verdict']}."
     )
+
+
+def _about(portrait: Portrait) -> str:
+    config = portrait.config
+    if config is None:
+        return portrait.name
+    rate = f", learning rate {config.learning_rate:g}" if config.learning_rate != Config().learning_rate else ""
+    return f"{label(config)}, seed {config.seed} ({config.epochs} epochs on {config.train_size:,} images{rate})"
 
 
 def encoder_parts(portrait: Portrait) -> Parts:
     """What differs from encoder to encoder, and with nothing else."""
-    colour, scores, found = COLOURS.get(portrait.config.method, GREY), portrait.scores, portrait.synergy
+    scores, found = portrait.scores, portrait.synergy
+    colour = COLOURS[portrait.config.method] if portrait.config else OWN
     low, value, high = ([scores[name + end] for name in PROBES] for end in ("_low", "", "_high"))
     verdict = f"{found['verdict']}<br>H(A|Z) {found['level_entropy']:.2f} of {np.log(found['levels']):.2f}"
     return {

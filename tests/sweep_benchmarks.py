@@ -1,0 +1,143 @@
+"""What sweeps and image folders cost, against what one would use instead; of one run, on a quiet machine.
+
+python tests/sweep_benchmarks.py --output figures/sweep_benchmarks.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ciperlib.data import core50
+from ciperlib.data.imageset import home
+from ciperlib.data.photographs import read_images
+from ciperlib.files import write_json
+from ciperlib.learn.devices import environment, find_device
+from ciperlib.present import sweep as sweeping
+from ciperlib.present.collect import collect
+from ciperlib.present.sweep import Task, make_tasks, sweep
+
+ONE = home() / "notebooks" / "one_encoder.ipynb"
+
+
+def overhead(folder: Path) -> dict[str, float]:
+    """Six runs, two at a time, each half a minute and more: a sweep against the same commands under xargs -P2."""
+    grid = {"seed": range(6), "train_size": [2000], "epochs": [4]}
+    options = ["-p", "train_size", "2000", "-p", "epochs", "4", "--output", str(folder / "xargs")]
+    command = f"{sys.executable} -m ciperlib run {ONE} -p seed {{}} {' '.join(options)}"
+    begun = time.monotonic()
+    seeds = "\n".join(map(str, grid["seed"]))
+    environment = f"CIPER_RUNS={folder / 'runs-a'} OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1"
+    shell = f"env {environment} xargs -P2 -I{{}} {command}"
+    subprocess.run(shell, shell=True, input=seeds, text=True, check=True, capture_output=True)
+    plain = time.monotonic() - begun
+    begun = time.monotonic()
+    with _runs(folder / "runs-b"):
+        sweep(make_tasks(ONE, grid, output=folder / "sweep"), workers=2, report=lambda text: None)
+    own = time.monotonic() - begun
+    return {"sweep_s": own, "xargs_s": plain, "a_run_s": 2 * plain / 6, "ratio": own / plain}
+
+
+def records(folder: Path, count: int = 1000) -> dict[str, float]:
+    """A thousand recorded runs: the table, and the same sweep entered again."""
+    tasks = make_tasks(ONE, {"seed": range(count)}, output=folder / "many")
+    for task in tasks:
+        task.folder.mkdir(parents=True)
+        record = sweeping._record(task, "done", 1.0, [])
+        record.metrics, record.versions = {f"metric {i}": i / 7 for i in range(20)}, environment(find_device("cpu"))
+        sweeping.write_record(record)
+    begun = time.monotonic()
+    assert len(collect(folder / "many")) == count
+    collected = time.monotonic() - begun
+    begun = time.monotonic()
+    assert len(sweep(make_tasks(ONE, {"seed": range(count)}, output=folder / "many"))) == count
+    return {"records": count, "collect_s": collected, "entered_again_s": time.monotonic() - begun}
+
+
+def busy_workers(workers: int = 16, tasks: int = 320, seconds: float = 0.5) -> dict[str, float]:
+    """In-process workers and sleeping tasks: the share of their time that is not the scheduler's."""
+    from dask.distributed import Client, LocalCluster
+
+    grid = [Task(str(ONE), {"seed": i}, "teaching", "nowhere") for i in range(tasks)]
+    local = LocalCluster(n_workers=workers, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0")
+    with local as cluster, Client(cluster) as client:
+        begun = time.monotonic()
+        sweeping._follow(client, grid, _sleep, 0, 0, lambda text: None)
+        return {"workers": workers, "busy": tasks * seconds / workers / (time.monotonic() - begun)}
+
+
+def _sleep(_task: Task) -> dict[str, str]:
+    time.sleep(0.5)
+    return {"status": "done"}
+
+
+def names(folder: Path) -> dict[str, float]:
+    """CORe50's 164,866 file names, as empty files in the official layout."""
+    for session, count in core50.FRAMES.items():
+        for object in range(1, 51):
+            place = folder / f"s{session}" / f"o{object}"
+            place.mkdir(parents=True)
+            for frame in range(count // 50 + (object <= count % 50)):
+                (place / f"C_{session:02d}_{object:02d}_{frame:03d}.png").touch()
+    begun = time.monotonic()
+    found = core50.index_frames(folder, tuple(core50.FRAMES))
+    seconds = time.monotonic() - begun
+    shutil.rmtree(folder)
+    return {"names": len(found), "seconds": seconds}
+
+
+def decoding(folder: Path, count: int = 2000) -> dict[str, float]:
+    """Frames of 128x128 as PNG to one tensor, against Pillow's own loop into an array."""
+    draw = np.random.default_rng(0)
+    coarse = draw.integers(0, 256, (count, 16, 16, 3), dtype=np.uint8)
+    paths = [folder / f"{i}.png" for i in range(count)]
+    for path, pixels in zip(paths, coarse):
+        noise = draw.integers(0, 12, (128, 128, 3), dtype=np.uint8)
+        image = Image.fromarray(pixels).resize((128, 128), Image.Resampling.BICUBIC)
+        Image.fromarray(np.asarray(image) // 2 + noise).save(path)
+    begun = time.monotonic()
+    for path in paths:
+        with Image.open(path) as file:
+            np.asarray(file.convert("RGB"))
+    pillow = time.monotonic() - begun
+    begun = time.monotonic()
+    read_images(paths, 128)
+    own = time.monotonic() - begun
+    return {"images_per_s": count / own, "pillow_per_s": count / pillow, "ratio": pillow / own}
+
+
+def _runs(folder: Path):
+    from ciperlib.present.batch import _environment
+
+    return _environment(CIPER_RUNS=str(folder))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=Path)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as text:
+        folder = Path(text)
+        rows = {
+            "CORe50's names indexed": names(folder / "names"),
+            "frames decoded": decoding(folder),
+            "a thousand records": records(folder),
+            "sixteen workers": busy_workers(),
+            "a sweep against xargs -P2": overhead(folder),
+        }
+    print(json.dumps(rows, indent=2))
+    if options.output:
+        write_json(options.output, {"rows": rows, "versions": environment(find_device("cpu"))})
+
+
+if __name__ == "__main__":
+    main()
