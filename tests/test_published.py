@@ -105,6 +105,29 @@ def test_the_readme_s_table_of_alpha_is_what_the_portraits_say():
     assert left_out["crop"] < left_out["jitter"] < left_out["flip"] < left_out["grayscale"]
 
 
+def test_the_ablations_of_notebook_06_and_the_readme():
+    record = published("06_ablations")
+    assert (record["profile"], record["parameters"]) == ("teaching", {})
+    m, text = record["metrics"], (home() / "README.md").read_text()
+    rows = re.findall(r"^\| ([^|]+?) \| ([-+][\d.]+) \[([-+][\d.]+), ([-+][\d.]+)\] \|$", text, re.M)
+    assert len(rows) == 8
+    for name, *cells in rows:
+        for end, cell in zip(("difference", "low", "high"), cells):
+            assert float(cell) == pytest.approx(m[f"object: {name} - CIPER ({end})"], abs=0.0006), (name, end)
+    assert m["failed"] == 3  # the minus sign
+    assert m["object: no crop"] < m["object: never trained"] + 0.05
+    assert m["object: no crop"] < m["object: no jitter"] < m["object: no flip"]
+    for name in ("no crop", "no jitter", "SimCLR", "SimCLR, clean pass", "SimCLR, 45 epochs"):
+        assert m[f"object: {name} - CIPER (high)"] < 0
+    for name in ("no flip", "no grayscale", "colours first"):
+        assert m[f"object: {name} - CIPER (low)"] < 0 < m[f"object: {name} - CIPER (high)"]
+    for factor in ("category", "object", "pose"):
+        assert m[f"{factor}: SimCLR"] < m[f"{factor}: alpha 0.1"] < m[f"{factor}: CIPER"]
+    for kind in ("", "pose, "):
+        assert m[f"object: {kind}alpha 10"] < m["object: CIPER" if not kind else "object: pose, alpha 1"]
+    assert m["object: pose, alpha 1"] > m["object: pose, alpha 0"] - 0.01
+
+
 def test_the_readme_s_waits_are_what_was_measured():
     rows = published("responsiveness")["rows"]
     text = (home() / "README.md").read_text()
