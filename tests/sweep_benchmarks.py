@@ -24,7 +24,9 @@ from ciperlib.files import write_json
 from ciperlib.learn.devices import environment, find_device
 from ciperlib.present import sweep as sweeping
 from ciperlib.present.collect import collect
-from ciperlib.present.sweep import Task, make_tasks, sweep
+from ciperlib.present.records import write_record
+from ciperlib.present.sweep import make_tasks, sweep
+from ciperlib.present.task import Task, make_record
 
 ONE = home() / "notebooks" / "one_encoder.ipynb"
 
@@ -52,9 +54,9 @@ def records(folder: Path, count: int = 1000) -> dict[str, float]:
     tasks = make_tasks(ONE, {"seed": range(count)}, output=folder / "many")
     for task in tasks:
         task.folder.mkdir(parents=True)
-        record = sweeping._record(task, "done", 1.0, [])
+        record = make_record(task, "done", 1.0, [])
         record.metrics, record.versions = {f"metric {i}": i / 7 for i in range(20)}, environment(find_device("cpu"))
-        sweeping.write_record(record)
+        write_record(record)
     begun = time.monotonic()
     assert len(collect(folder / "many")) == count
     collected = time.monotonic() - begun
@@ -67,7 +69,7 @@ def busy_workers(workers: int = 16, tasks: int = 320, seconds: float = 0.5) -> d
     """In-process workers and sleeping tasks: the share of their time that is not the scheduler's."""
     from dask.distributed import Client, LocalCluster
 
-    grid = [Task(str(ONE), {"seed": i}, "teaching", "nowhere") for i in range(tasks)]
+    grid = [Task(str(ONE), {"seed": i}, "teaching", Path("nowhere") / str(i)) for i in range(tasks)]
     local = LocalCluster(n_workers=workers, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0")
     with local as cluster, Client(cluster) as client:
         begun = time.monotonic()

@@ -14,6 +14,7 @@ from ciperlib.data.imageset import home
 from ciperlib.learn.runs import find_run, zoo_grid, zoo_root
 from ciperlib.present.plotting import label
 
+CORE50 = "CORe50's names indexed"
 FACTORS = ("category", "object", "session", "pose")
 
 
@@ -141,6 +142,20 @@ def test_the_readme_s_waits_are_what_was_measured():
     assert f"| {min(ratios):.2f} x to {max(ratios):.2f} x | 1.2 x |" in text
     assert f"{rows['the page']['megabytes']:.1f} MB, ready in {rows['the page']['ready_s']:.1f} s" in text
     assert f"| {rows['growth of a kernel']['megabytes']:.2f} MB | 100 MB |" in text
+
+
+def test_the_readme_s_costs_of_sweeps_are_what_was_measured():
+    rows, text = published("sweep_benchmarks")["rows"], (home() / "README.md").read_text()
+    against = rows["a sweep against xargs -P2"]
+    assert (
+        f"| six runs of {against['a_run_s']:.0f} s, two at a time, against `xargs -P2` | {against['ratio']:.2f} x |"
+        in text
+    )
+    assert f"| {rows['a thousand records']['collect_s']:.2f} s | 2 s |" in text
+    assert f"| {rows['a thousand records']['entered_again_s']:.2f} s | 5 s |" in text
+    assert f"| {rows['sixteen workers']['busy']:.0%} | 90% |" in text
+    assert f"| {rows[CORE50]['seconds']:.2f} s | 5 s |" in text
+    assert f"| {rows['frames decoded']['ratio']:.1f} x | 1 x |" in text
 
 
 def test_the_readme_has_no_gaps():

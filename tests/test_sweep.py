@@ -16,9 +16,12 @@ import pytest
 
 from ciperlib.__main__ import _values, main
 from ciperlib.present import sweep as sweeping
-from ciperlib.present.batch import BatchError, folder_name, read_record
+from ciperlib.present import task as watching
+from ciperlib.present.batch import folder_name
 from ciperlib.present.collect import collect, write_collection
-from ciperlib.present.sweep import estimate_seconds, make_tasks, run_task, sweep
+from ciperlib.present.records import BatchError, read_record
+from ciperlib.present.sweep import estimate_seconds, make_tasks, sweep
+from ciperlib.present.task import is_finished, run_task
 
 # What `ciperlib run` does to the outside, in a few milliseconds: a folder, a record, and a line in a ledger.
 RUNNER = """
@@ -301,7 +304,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_table(tasks, tmp_path, c
     sweep(reference, scheduler=cluster, report=quiet)
     grid, draw = tasks(case=["short"], seed=list(range(12))), random.Random(0)
     kills = 0
-    while kills < 20 and not all(sweeping._is_finished(task) for task in grid):
+    while kills < 20 and not all(is_finished(task) for task in grid):
         process = start(tmp_path, "short", 12)
         time.sleep(draw.uniform(0.2, 4.5))
         if process.poll() is None:
@@ -326,23 +329,29 @@ def test_a_full_disk_stops_no_other_run_and_is_made_up_for(tasks, monkeypatch, c
             raise OSError(28, "No space left on device")
         original(record)
 
-    original = sweeping.write_record
-    monkeypatch.setattr(sweeping, "write_record", full)
+    original = watching.write_record
+    monkeypatch.setattr(watching, "write_record", full)
     grid = tasks(case=["killed"], seed=[0, 1, 2])
     statuses = [run_task(task)["status"] for task in grid]
     assert statuses == ["killed"] * 3
     assert "No space left" in capsys.readouterr().err
     monkeypatch.undo()
     assert read_record(grid[1].folder).status == "running"  # as the run left it: it counts as not done
-    assert not sweeping._is_finished(grid[1])
+    assert not is_finished(grid[1])
+
+
+def test_a_worker_imports_nothing_that_takes_long():
+    code = "import sys, ciperlib.present.task; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"torch", "numpy", "pandas", "plotly", "papermill"} & set(loaded)
 
 
 def test_gpus_are_claimed_one_run_each(tasks, monkeypatch, tmp_path):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
-    with sweeping._claim_gpus(1) as first, sweeping._claim_gpus(1) as second:
+    with watching._claim_gpus(1) as first, watching._claim_gpus(1) as second:
         assert sorted(first + second) == [0, 1]
-    with sweeping._claim_gpus(2) as both:
+    with watching._claim_gpus(2) as both:
         assert both == [0, 1]
 
 

@@ -10,7 +10,6 @@ import time
 import traceback
 from collections.abc import Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,28 +17,7 @@ from ciperlib.config import nearest, profile_parameters
 from ciperlib.data.imageset import home
 from ciperlib.files import write_atomically, write_json
 from ciperlib.present.notebook import OUTPUT_VARIABLE
-
-STATUS = "status.json"
-LAST_LINES = 12
-
-
-class BatchError(RuntimeError):
-    """A notebook that cannot be run as asked, or that failed; the message says where and why."""
-
-
-@dataclass
-class Record:
-    """What is known of one run of a notebook; kept as status.json in its folder, never read off the notebook."""
-
-    notebook: str
-    parameters: dict[str, Any]
-    profile: str
-    status: str  # running, done, refused (by a config), failed; in a sweep also killed, timed out, stopped
-    folder: str
-    seconds: float = 0.0
-    metrics: dict[str, Any] = field(default_factory=dict)
-    versions: dict[str, str] = field(default_factory=dict)
-    last_lines: list[str] = field(default_factory=list)
+from ciperlib.present.records import STATUS, BatchError, Record, last_lines_of, write_record
 
 
 def run(
@@ -92,18 +70,6 @@ def run(
         write_record(record)
     _write_page(folder, notebook.stem)
     return record
-
-
-def write_record(record: Record) -> None:
-    write_json(Path(record.folder) / STATUS, asdict(record))
-
-
-def read_record(folder: Path) -> Record | None:
-    """The record in a run's folder; None where there is none, or none that can be read."""
-    try:
-        return Record(**json.loads((folder / STATUS).read_text()))
-    except (OSError, ValueError, TypeError):
-        return None
 
 
 def declared_parameters(notebook: Path) -> dict[str, Any]:
@@ -217,11 +183,6 @@ def _environment(**values: str):
 
 def _last_lines(error: Exception) -> list[str]:
     return last_lines_of(str(error) or "".join(traceback.format_exception_only(error)))
-
-
-def last_lines_of(text: str) -> list[str]:
-    """The last lines of a text that are not empty."""
-    return [line for line in text.splitlines() if line.strip()][-LAST_LINES:]
 
 
 def _read(path: Path) -> dict[str, Any]:

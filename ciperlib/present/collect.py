@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from ciperlib.files import write_atomically
-from ciperlib.present.batch import STATUS, BatchError, Record, read_record
+from ciperlib.present.records import STATUS, BatchError, Record, read_record
 
 TABLE, PAGE = "table.csv", "failed.html"
 ABOUT = ("notebook", "profile", "status", "seconds", "folder")

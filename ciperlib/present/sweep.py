@@ -6,55 +6,23 @@ go, two people may start the same sweep. Whoever comes next reads the records an
 
 from __future__ import annotations
 
-import ctypes
-import fcntl
 import itertools
 import os
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from ciperlib.config import nearest, profile_parameters
 from ciperlib.data.imageset import home
-from ciperlib.present.batch import (
-    BatchError,
-    Record,
-    declared_parameters,
-    folder_name,
-    last_lines_of,
-    read_record,
-    write_record,
-)
+from ciperlib.present.batch import declared_parameters, folder_name
+from ciperlib.present.records import BatchError, Record, read_record
+from ciperlib.present.task import FINISHED, GRACE_SECONDS, Task, is_finished, make_record, run_task
 
-FINISHED = ("done", "refused")  # not run again; failed, killed, timed out and stopped runs are
-POLL_SECONDS, GRACE_SECONDS = 0.2, 5.0
-LOGS, STOP = ".logs", ".stop"
-
-
-@dataclass(frozen=True)
-class Task:
-    """One run of a sweep: everything a worker needs, as plain values."""
-
-    notebook: str
-    values: dict[str, Any]
-    profile: str
-    output: str  # the sweep's folder
-    timeout: float | None = None
-    gpus: int = 0
-    threads: int = 1
-    stop: str = ""  # the file whose appearance ends the run
-    command: tuple[str, ...] = (sys.executable, "-m", "ciperlib", "run")
-
-    @property
-    def folder(self) -> Path:
-        return Path(self.output) / folder_name(Path(self.notebook), self.values)
+STOP = ".stop"
 
 
 def make_tasks(
@@ -85,8 +53,8 @@ def make_tasks(
     tasks = {}
     for values in itertools.product(*grid.values()):
         chosen = {**fixed, **dict(zip(grid, values))}
-        task = Task(str(notebook.resolve()), chosen, profile, str(output.resolve()), **options)
-        tasks.setdefault(task.folder.name, task)
+        folder = output.resolve() / folder_name(notebook, chosen)
+        tasks.setdefault(folder, Task(str(notebook.resolve()), chosen, profile, folder, **options))
     return list(tasks.values())
 
 
@@ -105,38 +73,20 @@ def sweep(
     Raises:
         KeyboardInterrupt: after every child has been ended; the same call carries on.
     """
-    waiting = [task for task in tasks if not _is_finished(task)]
+    waiting = [task for task in tasks if not is_finished(task)]
     if waiting:
-        Path(waiting[0].output).mkdir(parents=True, exist_ok=True)
-        stop = Path(waiting[0].output) / f"{STOP}-{os.getpid()}-{time.time_ns()}"
+        waiting[0].output.mkdir(parents=True, exist_ok=True)
+        stop = waiting[0].output / f"{STOP}-{os.getpid()}-{time.time_ns()}"
         waiting = [replace(task, stop=str(stop)) for task in waiting]
         with _client(scheduler, workers or min(len(waiting), os.cpu_count() or 1)) as client, _stopping(stop):
             _follow(client, waiting, run_task, retries, len(tasks) - len(waiting), report)
-    return [read_record(task.folder) or _record(task, "failed", 0.0, ["no record was written"]) for task in tasks]
-
-
-def run_task(task: Task) -> dict[str, Any]:
-    """Runs one notebook as a process group of its own and waits for its end; on a worker, or anywhere.
-
-    A finished run is only read. Where somebody else runs the same, this waits for it.
-    """
-    with _lock(task):
-        if _is_finished(task):
-            return asdict(read_record(task.folder))
-        begun, log = time.monotonic(), Path(task.output) / LOGS / f"{task.folder.name}.log"
-        with _claim_gpus(task.gpus) as gpus:
-            ended = _supervise(task, log, gpus)
-        found = read_record(task.folder)
-        if ended is not None or found is None or found.status == "running":
-            found = _record(task, ended or "failed", time.monotonic() - begun, last_lines_of(log.read_text()))
-            _try_to_write(found)
-        return asdict(found)
+    return [read_record(task.folder) or make_record(task, "failed", 0.0, ["no record was written"]) for task in tasks]
 
 
 def estimate_seconds(tasks: Sequence[Task], workers: int) -> float | None:
     """How long the unfinished tasks would take, from the finished ones; None where none is."""
     known = [r.seconds for task in tasks if (r := read_record(task.folder)) is not None and r.status == "done"]
-    waiting = sum(not _is_finished(task) for task in tasks)
+    waiting = sum(not is_finished(task) for task in tasks)
     return median(known) * waiting / max(1, workers) if known else None
 
 
@@ -176,90 +126,6 @@ def _outcome(future) -> str:
         return f"failed: {error}"
 
 
-def _supervise(task: Task, log: Path, gpus: Iterable[int]) -> str | None:
-    """Runs the command until it ends (None), is killed, its time is over, or the sweep is stopped; nothing is left."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    pairs = [part for name, value in task.values.items() for part in ("-p", name, _text(value))]
-    command = [*task.command, task.notebook, "--profile", task.profile, "--output", task.output, *pairs]
-    own = {"OMP_NUM_THREADS": str(task.threads), "NUMBA_NUM_THREADS": "1"}
-    environment = {**own, **os.environ} | ({"CUDA_VISIBLE_DEVICES": ",".join(map(str, gpus))} if task.gpus else {})
-    begun = time.monotonic()
-    with open(log, "w") as output:
-        child = subprocess.Popen(
-            command, env=environment, stdout=output, stderr=output, start_new_session=True, preexec_fn=_die_with_parent
-        )
-    try:
-        while child.poll() is None:
-            if task.timeout is not None and time.monotonic() - begun > task.timeout:
-                return "timed out"
-            if task.stop and Path(task.stop).exists():
-                return "stopped"
-            time.sleep(POLL_SECONDS)
-        return "killed" if child.returncode < 0 else None
-    finally:
-        _end(child)
-
-
-def _end(child: subprocess.Popen) -> None:
-    """Ends the child's whole process group, kernel and all."""
-    for how in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(child.pid, how)
-        except ProcessLookupError:
-            break
-        try:
-            child.wait(GRACE_SECONDS)
-        except subprocess.TimeoutExpired:
-            continue
-    child.wait()
-
-
-def _die_with_parent() -> None:
-    """A child of a worker that is killed must not go on writing while Dask runs the task again elsewhere (Linux)."""
-    if sys.platform == "linux":
-        ctypes.CDLL("libc.so.6").prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
-
-
-@contextmanager
-def _lock(task: Task) -> Iterator[None]:
-    """Holds the run's folder against other sweeps; goes with the process, however that ends."""
-    folder = Path(task.output) / LOGS
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / f"{task.folder.name}.lock", "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-@contextmanager
-def _claim_gpus(count: int) -> Iterator[list[int]]:
-    """The numbers of `count` GPUs of this machine that no other run holds; waits for them."""
-    if not count:
-        yield []
-        return
-    import tempfile
-
-    import torch
-
-    held: dict[int, Any] = {}
-    try:
-        while len(held) < count:
-            for number in set(range(torch.cuda.device_count())) - set(held):
-                file = open(Path(tempfile.gettempdir()) / f"ciper-gpu-{number}.lock", "w")  # noqa: SIM115 (closed below)
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    held[number] = file
-                except BlockingIOError:
-                    file.close()
-                if len(held) == count:
-                    break
-            else:
-                time.sleep(POLL_SECONDS)
-        yield sorted(held)
-    finally:
-        for file in held.values():
-            file.close()
-
-
 @contextmanager
 def _client(scheduler: str | None, workers: int) -> Iterator[Any]:
     from dask.distributed import Client, LocalCluster
@@ -286,29 +152,3 @@ def _stopping(stop: Path) -> Iterator[None]:
         raise
     finally:
         stop.unlink(missing_ok=True)
-
-
-def _is_finished(task: Task) -> bool:
-    record = read_record(task.folder)
-    return record is not None and record.status in FINISHED
-
-
-def _record(task: Task, status: str, seconds: float, lines: list[str]) -> Record:
-    notebook = Path(task.notebook).name
-    facts = dict(status=status, folder=str(task.folder), seconds=round(seconds, 2), last_lines=lines)
-    return Record(notebook, dict(task.values), task.profile, **facts)
-
-
-def _try_to_write(record: Record) -> None:
-    """A full disk must not stop the other runs; the record is then missing, and the run is done again."""
-    try:
-        write_record(record)
-    except OSError as error:
-        print(f"{record.folder}: the record could not be written ({error.strerror})", file=sys.stderr)
-
-
-def _text(value: Any) -> str:
-    """A value as the command line reads it."""
-    return (
-        {True: "true", False: "false", None: "none"}[value] if value is None or isinstance(value, bool) else str(value)
-    )
