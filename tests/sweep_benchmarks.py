@@ -70,7 +70,9 @@ def busy_workers(workers: int = 16, tasks: int = 320, seconds: float = 0.5) -> d
     from dask.distributed import Client, LocalCluster
 
     grid = [Task(str(ONE), {"seed": i}, "teaching", Path("nowhere") / str(i)) for i in range(tasks)]
-    local = LocalCluster(n_workers=workers, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0")
+    local = LocalCluster(
+        n_workers=workers, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0", memory_limit=None
+    )
     with local as cluster, Client(cluster) as client:
         begun = time.monotonic()
         sweeping._follow(client, grid, _sleep, 0, 0, lambda text: None)

@@ -106,7 +106,9 @@ def cluster():
     """The address of a Dask scheduler with two workers, as a cluster of one's own would have it."""
     from dask.distributed import LocalCluster
 
-    options = dict(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=50)
+    options = dict(
+        n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=50, memory_limit=None
+    )
     with LocalCluster(**options) as cluster:
         yield cluster.scheduler_address
 
@@ -226,7 +228,9 @@ def test_a_worker_that_is_killed(tasks, when):
     from dask.distributed import Client, LocalCluster
 
     grid = tasks(case=["short"], seed=[0, 1, 2, 3])
-    local = LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=50)
+    local = LocalCluster(
+        n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=50, memory_limit=None
+    )
     with local as cluster, Client(cluster) as client:
         address = cluster.scheduler_address
         pids = client.run(os.getpid)
@@ -360,7 +364,9 @@ def test_sixteen_workers_have_something_to_do(tasks):
     from dask.distributed import Client, LocalCluster
 
     grid = tasks(seed=list(range(160)))
-    local = LocalCluster(n_workers=16, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0")
+    local = LocalCluster(
+        n_workers=16, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0", memory_limit=None
+    )
     with local as cluster, Client(cluster) as client:
         begun = time.monotonic()
         sweeping._follow(client, grid, _sleep, 0, 0, quiet)

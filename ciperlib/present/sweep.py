@@ -135,7 +135,12 @@ def _client(scheduler: str | None, workers: int) -> Iterator[Any]:
             yield client
         return
     local = dict(
-        n_workers=workers, threads_per_worker=1, dashboard_address="127.0.0.1:0", host="127.0.0.1", silence_logs=50
+        n_workers=workers,
+        threads_per_worker=1,
+        dashboard_address="127.0.0.1:0",
+        host="127.0.0.1",
+        silence_logs=50,
+        memory_limit=None,  # what a run needs is its own process's; a worker only watches
     )
     with LocalCluster(**local) as cluster, Client(cluster) as client:
         yield client
