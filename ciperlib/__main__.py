@@ -157,13 +157,13 @@ def _add_to_zoo(config: Config, root: Path, device: str) -> bool:
 
 
 def _portray(config: Config, root: Path, sitting, wanted: bool) -> bool:
-    from ciperlib.analyse.portrait import PORTRAIT, make_portrait, write_portrait
+    from ciperlib.analyse.portrait import PORTRAIT, read_or_make
     from ciperlib.learn.runs import find_run
 
     run = find_run(config, root)
     if not wanted or run is None or (run.folder / PORTRAIT).exists():
         return False
-    write_portrait(run.folder, make_portrait(run, sitting))
+    read_or_make(run, sitting)
     return True
 
 

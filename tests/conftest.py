@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: for small tensors more threads only wait for each other
@@ -31,6 +32,14 @@ def tiny() -> Config:
 def noise_images() -> ImageSet:
     """48 images of noise with the factors of a turntable: 4 objects, 3 sessions."""
     return make_noise_images()
+
+
+def wait_until(condition, seconds: float = 60) -> None:
+    """Returns when the condition holds; an error where it does not within `seconds`, so that no test waits for ever."""
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, f"it did not come to pass within {seconds} s"
+        time.sleep(0.02)
 
 
 def make_noise_images(n: int = 48, size: int = 16, seed: int = 0) -> ImageSet:

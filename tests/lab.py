@@ -26,9 +26,7 @@ FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
-SETTINGS = {
-    "docmanager-extension/plugin": '{"autosave": false, "defaultViewers": {"markdown": "Markdown Preview"}}',
-    "apputils-extension/notification": '{"fetchNews": "false", "checkForUpdates": false}',
+SETTINGS = {  # on top of the workbook's own
     "notebook-extension/tracker": '{"windowingMode": "none"}',  # else cells out of sight are not in the page
 }
 CONNECTED = """() => { const k = window.jupyterapp?.shell?.currentWidget?.sessionContext?.session?.kernel;
@@ -95,6 +93,7 @@ def serve_lab(folder: Path) -> Iterator[str]:
         path.write_text(text)
     own = {"CONFIG_DIR": ".config", "DATA_DIR": ".data", "RUNTIME_DIR": ".runtime"}
     environment = os.environ | {f"JUPYTER_{name}": str(folder / path) for name, path in own.items()}
+    environment |= {"JUPYTER_CONFIG_PATH": str(home() / "notebooks")}  # as `make lab` does it
     environment |= {"JUPYTERLAB_SETTINGS_DIR": str(folder / ".settings"), "IPYTHONDIR": str(folder / ".ipython")}
     environment |= {"JUPYTERLAB_WORKSPACES_DIR": str(folder / ".workspaces"), "JUPYTER_PLATFORM_DIRS": "1"}
     command = [

@@ -5,12 +5,12 @@ import json
 import re
 import shutil
 import threading
-import time
 
 import ipywidgets as widgets
 import numpy as np
 import pytest
 import torch
+from conftest import wait_until
 
 from ciperlib.analyse.portrait import PORTRAIT, PortraitError, portrayed
 from ciperlib.config import Config, ConfigError
@@ -138,7 +138,7 @@ def test_an_encoder_of_one_s_own_is_portrayed_and_says_so(monkeypatch):
 def test_a_callback_that_raises_becomes_a_sentence(monkeypatch, capsys):
     control = AlphaExplorer()
     before = as_plain(control.view.figure)
-    monkeypatch.setattr("ciperlib.present.controls.encoder.encoder_parts", lambda portrait: 1 / 0)
+    monkeypatch.setattr("ciperlib.present.explorer.encoder_parts", lambda portrait: 1 / 0)
     control.alpha.index = 1
     assert "ZeroDivisionError" in control.message.value
     assert "still shown" in control.message.value
@@ -267,13 +267,6 @@ def test_figures_change_in_place_where_they_can(images):
 
 
 # --- training --------------------------------------------------------------------------------------------------------
-
-
-def wait_until(condition, seconds=60):
-    until = time.monotonic() + seconds
-    while not condition() and time.monotonic() < until:
-        time.sleep(0.02)
-    assert condition()
 
 
 def test_training_stops_goes_on_and_ends_as_if_never_stopped():

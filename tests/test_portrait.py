@@ -14,6 +14,7 @@ from ciperlib.analyse.portrait import (
     PortraitError,
     Sitting,
     as_embedding,
+    load_portrait,
     make_portrait,
     portrayed,
     read_floors,
@@ -42,7 +43,7 @@ def test_the_grid_of_the_explorer_is_whole():
         assert {(alpha, views, seed) for alpha in (0, 0.1, 1, 10) for views in (image, ("pose",))} <= found
         assert {(1, tuple(step for step in image if step != left), seed) for left in image} <= found
     for config in portrayed():
-        own = read_portrait(zoo_root() / config.name, config)
+        own = load_portrait(config)
         assert own.points.shape == (500, 2)
         assert own.maps.shape == (10, 32, 32)
 
@@ -52,7 +53,7 @@ def test_portraits_agree_with_what_was_measured_elsewhere():
     published = json.loads((home() / "figures" / "05_explaining_away.json").read_text())["metrics"]
     values = []
     for config in portrayed():
-        own, metrics = read_portrait(zoo_root() / config.name, config), find_run(config, zoo_root()).metrics
+        own, metrics = load_portrait(config), find_run(config, zoo_root()).metrics
         for factor in ("category", "object", "session", "pose"):
             assert own.scores[factor] == pytest.approx(metrics[factor], abs=0.01)
         if config.method == "ciper" and config.alpha == 1 and len(config.augmentations) == 4:

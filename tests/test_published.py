@@ -8,10 +8,10 @@ import re
 import pandas as pd
 import pytest
 
-from ciperlib.analyse.portrait import portrayed, read_portrait
+from ciperlib.analyse.portrait import load_portrait, portrayed
 from ciperlib.config import Config
 from ciperlib.data.imageset import home
-from ciperlib.learn.runs import find_run, zoo_grid, zoo_root
+from ciperlib.learn.runs import find_run, zoo_grid
 from ciperlib.present.plotting import label
 
 CORE50 = "CORe50's names indexed"
@@ -85,7 +85,7 @@ def test_the_readme_s_table_of_synergy_is_what_was_published():
 def test_the_readme_s_table_of_alpha_is_what_the_portraits_say():
     rows = []
     for config in portrayed():
-        own = read_portrait(zoo_root() / config.name, config)
+        own = load_portrait(config)
         rows.append({"encoder": label(config), **own.scores, "synergy": own.synergy["value"]})
     means = pd.DataFrame(rows).groupby("encoder").mean()
     text = (home() / "README.md").read_text()

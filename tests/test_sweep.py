@@ -13,6 +13,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from conftest import wait_until
 
 from ciperlib.__main__ import _values, main
 from ciperlib.present import sweep as sweeping
@@ -238,12 +239,9 @@ def test_a_worker_that_is_killed(tasks, when):
         thread = threading.Thread(target=lambda: found.extend(sweep(grid, scheduler=address, report=quiet)))
         thread.start()
         if when == "while it runs":
-            until = time.monotonic() + 20
-            while not children(grid[0].output) and time.monotonic() < until:
-                time.sleep(0.02)
+            wait_until(lambda: children(grid[0].output))
         else:
-            while not ledger(grid[0].output):
-                time.sleep(0.02)
+            wait_until(lambda: ledger(grid[0].output))
         os.kill(next(iter(pids.values())), signal.SIGKILL)
         thread.join(60)
     assert [record.status for record in found] == ["done"] * 4
@@ -277,8 +275,7 @@ def start(tmp_path, case, seeds):
 def test_ctrl_c_ends_every_child_and_the_same_command_carries_on(tasks, tmp_path, cluster):
     grid = tasks(case=["short"], seed=[0, 1, 2, 3, 4, 5])
     process = start(tmp_path, "short", 6)
-    while not ledger(tmp_path / "out"):
-        time.sleep(0.02)
+    wait_until(lambda: ledger(tmp_path / "out"))
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)
     assert process.returncode != 0
@@ -316,10 +313,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_table(tasks, tmp_path, c
             kills += 1
         process.communicate()
     sweep(grid, scheduler=cluster, report=quiet)
-    until = time.monotonic() + 10
-    while children(tmp_path / "out") and time.monotonic() < until:
-        time.sleep(0.1)
-    assert children(tmp_path / "out") == []
+    wait_until(lambda: not children(tmp_path / "out"))
     assert kills >= 3
     left, right = (collect(tmp_path / name).drop(columns="seconds").to_csv() for name in ("out", "reference"))
     assert left == right
@@ -357,6 +351,10 @@ def test_gpus_are_claimed_one_run_each(tasks, monkeypatch, tmp_path):
         assert sorted(first + second) == [0, 1]
     with watching._claim_gpus(2) as both:
         assert both == [0, 1]
+    (task,) = tasks(gpus=3)
+    found = run_task(task)
+    assert found["status"] == "failed"
+    assert "3 GPUs, and torch sees 2" in found["last_lines"][-1]
 
 
 def test_sixteen_workers_have_something_to_do(tasks):

@@ -21,15 +21,14 @@ from ciperlib.analyse.evidence import draw_maps
 from ciperlib.analyse.features import as_features, extract_features
 from ciperlib.analyse.information import explaining_away
 from ciperlib.analyse.orbits import extract_orbits, pixel_orbits
-from ciperlib.analyse.results import ProbeResult
-from ciperlib.analyse.tables import probe_encoder, probe_floors, to_metrics
+from ciperlib.analyse.saliency import as_bytes
+from ciperlib.analyse.tables import probe_encoder, probe_floors, random_encoder, to_metrics
 from ciperlib.config import Config
 from ciperlib.data import load_images
 from ciperlib.data.imageset import ImageSet, TrainedOn
 from ciperlib.files import write_atomically
 from ciperlib.learn.devices import find_device
-from ciperlib.learn.encoders import make_encoder
-from ciperlib.learn.runs import Run, zoo_grid, zoo_root
+from ciperlib.learn.runs import Run, load_run, zoo_grid, zoo_root
 from ciperlib.learn.transformations import Transformation, make_transformation
 
 PORTRAIT, FLOORS = "portrait.safetensors", "floors.json"
@@ -104,34 +103,29 @@ class Portrait:
     maps: Tensor
 
 
-def make_portrait(
-    run: Run, sitting: Sitting, results: Mapping[str, ProbeResult] | None = None, report: Report = lambda step: None
-) -> Portrait:
-    """Looks at a run's encoder; about ten seconds on two cores.
-
-    Args:
-        results: of `probe_run` on the sitting's images, where they are there already.
-        report: is told each step's name before it begins.
-    """
-    report("probes")
-    encoder, known = run.load_encoder(sitting.test.device), {"trained_on": run.trained_on}
-    results = results or probe_encoder(encoder, sitting.train, sitting.test, **known)
-    return portray(encoder, run.name, sitting, results, report, config=run.config, **known)
+def make_portrait(run: Run, sitting: Sitting, report: Report = lambda step: None) -> Portrait:
+    """A portrait of a run's encoder; about ten seconds on two cores. `report` as for `portray`."""
+    encoder = run.load_encoder(sitting.test.device)
+    return portray(encoder, run.name, sitting, report, config=run.config, trained_on=run.trained_on)
 
 
 def portray(
-    encoder: nn.Module, name: str, sitting: Sitting, results: Mapping[str, ProbeResult] | None = None,
-    report: Report = lambda step: None, *, config: Config | None = None, trained_on: TrainedOn | None = None,
+    encoder: nn.Module, name: str, sitting: Sitting, report: Report = lambda step: None, *,
+    config: Config | None = None, trained_on: TrainedOn | None = None,
 ) -> Portrait:  # fmt: skip
-    """A portrait of any frozen encoder, trained here or elsewhere; arguments as `make_portrait`.
+    """A portrait of any frozen encoder, trained here or elsewhere.
+
+    Args:
+        report: is told each step's name before it begins.
 
     Raises:
         SaliencyError: a network that FullGrad cannot take apart exactly.
     """
     known = {"trained_on": trained_on}
-    results = results or probe_encoder(encoder, sitting.train, sitting.test, **known)
+    report("probes")
+    results = probe_encoder(encoder, sitting.train, sitting.test, **known)
     report("saliency maps")
-    maps = _as_bytes(draw_maps(encoder, results["object"], sitting.looked_at)[:, 0])
+    maps = as_bytes(draw_maps(encoder, results["object"], sitting.looked_at)[:, 0]).cpu()
     report("PaCMAP")
     layout = fit_embedding(extract_features(encoder, sitting.laid_out, **known))
     report("explaining-away")
@@ -147,12 +141,10 @@ def measure_floors(sitting: Sitting, seed: int = 0) -> dict[str, dict[str, float
     for factor, scores in probe_floors(sitting.train, sitting.test, config=config).items():
         for name, value in scores.items():
             floors.setdefault(name, {})[factor] = value
-    encoder = make_encoder(config)
-    encoder.normalise_with(sitting.train.images.cpu())
     asked, levels = sitting.turned
     known = {
         "pixels": pixel_orbits(sitting.train, levels, asked),
-        "random encoder": extract_orbits(encoder.eval().to(sitting.test.device), levels, asked),
+        "random encoder": extract_orbits(random_encoder(config, sitting.train), levels, asked),
     }
     for name, orbits in known.items():
         floors[name]["synergy"] = explaining_away(orbits, TARGET, nulls=0).value
@@ -175,7 +167,7 @@ def read_portrait(folder: Path, config: Config) -> Portrait:
     """
     path = Path(folder) / PORTRAIT
     if not path.exists():
-        raise PortraitError(f"{config.name} has no portrait in {folder}: `make zoo` makes it")
+        raise PortraitError(f"{config.name} has no portrait in {folder}; `make zoo` makes those of the zoo")
     try:
         with safe_open(path, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in ("points", "maps")}
@@ -184,8 +176,26 @@ def read_portrait(folder: Path, config: Config) -> Portrait:
     except (SafetensorError, KeyError, TypeError, ValueError):
         whole = False
     if not whole:
-        raise PortraitError(f"{path} is damaged; delete it, and `make zoo` makes it again")
+        raise PortraitError(f"{path} is damaged; delete it, and `make zoo` makes it again if it is the zoo's")
     return Portrait(config.name, config, facts["scores"], facts["synergy"], **tensors)
+
+
+def load_portrait(config: Config) -> Portrait:
+    """The portrait of an encoder of the zoo.
+
+    Raises:
+        RunError: the encoder is missing or damaged.
+        PortraitError: its portrait is.
+    """
+    run = load_run(zoo_root() / config.name)
+    return read_portrait(run.folder, run.config)
+
+
+def read_or_make(run: Run, sitting: Sitting, report: Report = lambda step: None) -> Portrait:
+    """The portrait in a run's folder; where there is none it is made and kept. `report` as for `portray`."""
+    if not (run.folder / PORTRAIT).exists():
+        write_portrait(run.folder, make_portrait(run, sitting, report=report))
+    return read_portrait(run.folder, run.config)
 
 
 def read_floors() -> dict[str, dict[str, float]]:
@@ -216,12 +226,6 @@ def as_embedding(portrait: Portrait, sitting: Sitting) -> Embedding:
     if len(portrait.points) != len(sitting.laid_out):
         raise PortraitError(f"the portrait of {portrait.name} is of other images; delete it, and make it again")
     return Embedding(portrait.points, as_features(portrait.points, sitting.laid_out, portrait.name), "pacmap", 0)
-
-
-def _as_bytes(maps: Tensor) -> Tensor:
-    """Maps [N, H, W] as uint8, each on its own scale."""
-    low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
-    return ((maps - low) / (high - low).clamp_min(1e-12) * 255).round().byte().cpu()
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:

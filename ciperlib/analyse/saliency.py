@@ -261,3 +261,10 @@ def _select(output: Tensor, target: Any) -> Tensor:
     if bool((index < 0).any()) or bool((index >= output.shape[1]).any()):
         raise SaliencyError(f"target {target!r} does not exist: outputs are numbered 0 to {output.shape[1] - 1}")
     return output.gather(1, index.long().reshape(-1, 1).expand(len(output), 1))[:, 0]
+
+
+def as_bytes(maps: Tensor) -> Tensor:
+    """Maps [N, ...] as uint8 of the same shape, each from 0 at its lowest to 255 at its highest value."""
+    shape = (-1, *[1] * (maps.ndim - 1))
+    low, high = maps.flatten(1).amin(1).view(shape), maps.flatten(1).amax(1).view(shape)
+    return ((maps - low) / (high - low).clamp_min(1e-12) * 255).round().byte()

@@ -15,7 +15,7 @@ from ciperlib.analyse.probes import SHUFFLED, evaluate
 from ciperlib.analyse.results import ProbeResult
 from ciperlib.config import Config
 from ciperlib.data.imageset import POSE, ImageSet, TrainedOn
-from ciperlib.learn.encoders import make_encoder
+from ciperlib.learn.encoders import Encoder, make_encoder
 from ciperlib.learn.runs import Run
 
 
@@ -60,6 +60,13 @@ def probe_run(run: Run, train: ImageSet, test: ImageSet, factors: Sequence[str] 
     return probe_encoder(run.load_encoder(train.device), train, test, factors, trained_on=run.trained_on, **options)
 
 
+def random_encoder(config: Config, train: ImageSet) -> Encoder:
+    """The config's encoder as it is drawn, never trained, on the images' device; it knows their mean colour."""
+    encoder = make_encoder(config)
+    encoder.normalise_with(train.images.cpu())
+    return encoder.eval().to(train.device)
+
+
 def probe_floors(
     train: ImageSet, test: ImageSet, factors: Sequence[str] | None = None, config: Config | None = None, **options: Any
 ) -> dict[str, dict[str, float]]:
@@ -72,10 +79,8 @@ def probe_floors(
         factor -> name of the floor -> score.
     """
     factors = factors or default_factors(test)
-    encoder = make_encoder(config or Config())
-    encoder.normalise_with(train.images.cpu())
     pixels = probe_features(*pixel_features(train, test), factors, **options)
-    random = probe_encoder(encoder.to(train.device), train, test, factors, shuffled=True, **options)
+    random = probe_encoder(random_encoder(config or Config(), train), train, test, factors, shuffled=True, **options)
     return {
         factor: {
             "pixels": pixels[factor].value,

@@ -21,12 +21,11 @@ from ciperlib.analyse.portrait import (
     PortraitError,
     Sitting,
     as_embedding,
+    load_portrait,
     portrayed,
     read_floors,
-    read_portrait,
 )
 from ciperlib.config import IMAGE_STEPS, Config
-from ciperlib.learn.runs import load_run, zoo_root
 from ciperlib.present.pictures import as_data_uri, embedding_names, factor_colours, outline
 from ciperlib.present.plotting import COLOURS, GREY, TEMPLATE, WIDTH, label
 
@@ -78,6 +77,7 @@ def find_encoder(
 
 
 def method_of(config: Config) -> str:
+    """The method as it is chosen: SimCLR is CIPER with alpha 0."""
     return "ciper" if config.method == "simclr" else config.method
 
 
@@ -87,8 +87,14 @@ def find_portrait(**choice: Any) -> Portrait:
     Raises:
         RunError: the encoder is missing or damaged.
     """
-    folder = zoo_root() / find_encoder(**choice).name
-    return read_portrait(folder, load_run(folder).config)
+    return load_portrait(find_encoder(**choice))
+
+
+def choices() -> tuple[list[str], list[str], list[str]]:
+    """What there is to choose from beside `METHODS` and `VIEWS`: values of alpha, seeds, and what the images show."""
+    alphas = sorted({config.alpha for config in portrayed() if method_of(config) == "ciper"})
+    seeds = sorted({config.seed for config in portrayed()})
+    return [f"{alpha:g}" for alpha in alphas], list(map(str, seeds)), list(sitting().looked_at.labels["category"])
 
 
 def plot_portrait(portrait: Portrait, image: int = 0, colouring: str = "category") -> go.Figure:
@@ -182,7 +188,7 @@ def sitting() -> Sitting:
 @cache
 def _frame() -> go.Figure:
     """All of the figure that is the same for every encoder: axes, titles, floors; and the named traces, empty."""
-    specs = [[{"colspan": 2}, None, {"rowspan": 1}], [{}, {}, {}]]
+    specs = [[{"colspan": 2}, None, {}], [{}, {}, {}]]
     figure = make_subplots(
         2, 3, specs=specs, column_widths=[0.24, 0.24, 0.52], row_heights=[0.58, 0.42], horizontal_spacing=0.06,
         vertical_spacing=0.16, subplot_titles=[
@@ -225,17 +231,9 @@ def _add_map(figure: go.Figure) -> None:
         name="map", colorscale="Inferno", showscale=False, hoverinfo="skip", zmin=0, zmax=255, row=2, col=2
     )
     figure.add_layout_image(
-        source=picture(0),
-        x=-0.5,
-        y=-0.5,
-        sizex=side,
-        sizey=side,
-        yanchor="top",
-        sizing="stretch",
-        layer="below",
-        row=2,
-        col=1,
-    )
+        source=picture(0), x=-0.5, y=-0.5, sizex=side, sizey=side, yanchor="top", sizing="stretch", layer="below",
+        row=2, col=1,
+    )  # fmt: skip
     line = dict(color="white", width=1.5)
     figure.add_scatter(name="outline", mode="lines", line=line, hoverinfo="skip", showlegend=False, row=2, col=2)
     for column in (1, 2):

@@ -11,25 +11,10 @@ from typing import Any
 import numpy as np
 from plotly.offline import get_plotlyjs
 
-from ciperlib.analyse.portrait import portrayed
+from ciperlib.analyse.portrait import load_portrait, portrayed
 from ciperlib.config import Config
 from ciperlib.files import write_atomically
-from ciperlib.present.explorer import (
-    COLOURINGS,
-    METHODS,
-    VIEWS,
-    colour_parts,
-    describe,
-    encoder_parts,
-    find_portrait,
-    map_parts,
-    method_of,
-    name_parts,
-    outline_parts,
-    picture,
-    plot_portrait,
-    sitting,
-)
+from ciperlib.present import explorer
 
 
 def write_page(path: str | Path) -> Path:
@@ -50,43 +35,39 @@ def write_page(path: str | Path) -> Path:
 def page_data() -> dict[str, Any]:
     """All that the page knows: the figure of the first choice (see `plot_portrait`), and what each encoder, image and
     colouring exchanges in it, by the names of its traces. An encoder's key is "method alpha views seed"."""
-    images = range(len(sitting().looked_at))
+    things = range(len(explorer.choices()[2]))
     return {
-        "figure": plot_portrait(find_portrait()).to_plotly_json(),
+        "figure": explorer.plot_portrait(explorer.find_portrait()).to_plotly_json(),
         "encoders": {_key(config): _encoder(config) for config in portrayed()},
-        "images": [{"source": picture(image), **outline_parts(image)} for image in images],
-        "colourings": {colouring: colour_parts(colouring) for colouring in COLOURINGS},
+        "images": [{"source": explorer.picture(image), **explorer.outline_parts(image)} for image in things],
+        "colourings": {name: explorer.colour_parts(name) for name in explorer.COLOURINGS},
     }
 
 
 def _encoder(config: Config) -> dict[str, Any]:
-    portrait = find_portrait(
-        alpha=config.alpha, augmentations=config.augmentations, method=method_of(config), seed=config.seed
-    )
+    portrait = load_portrait(config)
     return {
-        "about": describe(portrait),
-        "parts": encoder_parts(portrait),
-        "maps": [map_parts(portrait, image) for image in range(len(portrait.maps))],
-        "names": {colouring: name_parts(portrait, colouring) for colouring in COLOURINGS},
+        "about": explorer.describe(portrait),
+        "parts": explorer.encoder_parts(portrait),
+        "maps": [explorer.map_parts(portrait, image) for image in range(len(portrait.maps))],
+        "names": {name: explorer.name_parts(portrait, name) for name in explorer.COLOURINGS},
     }
 
 
 def _key(config: Config) -> str:
-    return f"{method_of(config)} {config.alpha:g} {','.join(config.augmentations)} {config.seed}"
+    return f"{explorer.method_of(config)} {config.alpha:g} {','.join(config.augmentations)} {config.seed}"
 
 
 def _controls() -> str:
-    alphas = sorted({config.alpha for config in portrayed() if method_of(config) == "ciper"})
-    seeds = sorted({config.seed for config in portrayed()})
-    things = {str(i): name for i, name in enumerate(sitting().looked_at.labels["category"])}
+    alphas, seeds, things = explorer.choices()
     return "\n".join(
         [
-            _list("method", METHODS),
-            _list("views", VIEWS),
-            _slider("alpha", [f"{alpha:g}" for alpha in alphas], alphas.index(1.0)),
-            _slider("seed", [str(seed) for seed in seeds], 0),
-            _list("image", things, "look at"),
-            _list("colouring", {name: name for name in COLOURINGS}, "colour by"),
+            _list("method", explorer.METHODS),
+            _list("views", explorer.VIEWS),
+            _slider("alpha", alphas, alphas.index("1")),
+            _slider("seed", seeds, 0),
+            _list("image", {str(i): name for i, name in enumerate(things)}, "look at"),
+            _list("colouring", {name: name for name in explorer.COLOURINGS}, "colour by"),
         ]
     )
 

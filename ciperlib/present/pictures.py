@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ciperlib.analyse.embedding import Embedding
 from ciperlib.analyse.features import Features
+from ciperlib.analyse.saliency import as_bytes
 from ciperlib.present.plotting import GREY, TEMPLATE, WIDTH
 
 
@@ -182,8 +183,7 @@ def add_trail(figure: go.Figure, trail: Tensor, name: str, **place: int) -> go.F
 
 def _heat(maps: Tensor, masks: Tensor | None, scale: int = 4) -> np.ndarray:
     """Maps [N, 1, H, W] as coloured pictures uint8 [N, scale H, scale W, 3], each on its own scale."""
-    low, high = maps.amin((1, 2, 3), keepdim=True), maps.amax((1, 2, 3), keepdim=True)
-    level = ((maps - low) / (high - low).clamp_min(1e-12) * 255).round().byte()
+    level = as_bytes(maps)
     table = np.array([unlabel_rgb(colour) for colour in sample_colorscale("Inferno", np.linspace(0, 1, 256))])
     large = lambda x: x.repeat_interleave(scale, 2).repeat_interleave(scale, 3)  # noqa: E731
     pictures = table[large(level)[:, 0].cpu().numpy()].round().astype(np.uint8)

@@ -46,11 +46,8 @@ def make_tasks(
             raise BatchError(f"{notebook.name} has no parameter named {name!r}{nearest(name, declared)}")
         if not len(values):
             raise BatchError(f"the grid has no values for {name!r}")
-    output, fixed = (
-        Path(output or home() / "out" / f"{notebook.stem}-sweep"),
-        profile_parameters(profile, notebook.stem),
-    )
-    tasks = {}
+    output, tasks = Path(output or home() / "out" / f"{notebook.stem}-sweep"), {}
+    fixed = profile_parameters(profile, notebook.stem)
     for values in itertools.product(*grid.values()):
         chosen = {**fixed, **dict(zip(grid, values))}
         folder = output.resolve() / folder_name(notebook, chosen)
@@ -94,17 +91,14 @@ def _follow(client, tasks, function, retries: int, done: int, report) -> None:
     """Submits all tasks, tries failures again, and reports; what a run found stands in its folder."""
     from dask.distributed import as_completed
 
-    options = {"pure": False}
-    if tasks[0].gpus:
-        options["resources"] = {"GPU": tasks[0].gpus}
-    futures = {client.submit(function, task, **options): (task, 0) for task in tasks}
+    futures = {client.submit(function, task, pure=False): (task, 0) for task in tasks}
     total, failed, begun, told, finished = done + len(tasks), 0, time.monotonic(), 0.0, 0
     queue = as_completed(list(futures))
     for future in queue:
         task, tried = futures.pop(future)
         status = _outcome(future)
         if status not in FINISHED and tried < retries:
-            again = client.submit(function, task, **options)
+            again = client.submit(function, task, pure=False)
             futures[again] = (task, tried + 1)
             queue.add(again)
             continue

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ciperlib.present.records import Record, last_lines_of, read_record, write_record
+from ciperlib.present.records import BatchError, Record, last_lines_of, read_record, write_record
 
 FINISHED = ("done", "refused")  # not run again; failed, killed, timed out and stopped runs are
 POLL_SECONDS, GRACE_SECONDS = 0.2, 5.0
@@ -51,8 +51,12 @@ def run_task(task: Task) -> dict[str, Any]:
         if is_finished(task):
             return asdict(read_record(task.folder))
         begun, log = time.monotonic(), task.output / LOGS / f"{task.folder.name}.log"
-        with _claim_gpus(task.gpus) as gpus:
-            ended = _supervise(task, log, gpus)
+        try:
+            with _claim_gpus(task.gpus) as gpus:
+                ended = _supervise(task, log, gpus)
+        except BatchError as error:
+            log.write_text(str(error))
+            ended = "failed"
         found = read_record(task.folder)
         if ended is not None or found is None or found.status == "running":
             found = make_record(task, ended or "failed", time.monotonic() - begun, last_lines_of(log.read_text()))
@@ -129,7 +133,12 @@ def _lock(task: Task) -> Iterator[None]:
 
 @contextmanager
 def _claim_gpus(count: int) -> Iterator[list[int]]:
-    """The numbers of `count` GPUs of this machine that no other run holds; waits for them."""
+    """The numbers of `count` GPUs of this machine that no other run holds; waits for them. The claim is a file's lock:
+    it holds between workers, sweeps and people, and goes with the process.
+
+    Raises:
+        BatchError: more GPUs than this machine has.
+    """
     if not count:
         yield []
         return
@@ -137,10 +146,12 @@ def _claim_gpus(count: int) -> Iterator[list[int]]:
 
     import torch
 
-    held: dict[int, Any] = {}
+    held, known = {}, torch.cuda.device_count()
+    if count > known:
+        raise BatchError(f"the run asks for {count} GPUs, and torch sees {known} on this machine")
     try:
         while len(held) < count:
-            for number in set(range(torch.cuda.device_count())) - set(held):
+            for number in set(range(known)) - set(held):
                 file = open(Path(tempfile.gettempdir()) / f"ciper-gpu-{number}.lock", "w")  # noqa: SIM115 (closed below)
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -167,6 +178,4 @@ def _try_to_write(record: Record) -> None:
 
 def _text(value: Any) -> str:
     """A value as the command line reads it."""
-    return (
-        {True: "true", False: "false", None: "none"}[value] if value is None or isinstance(value, bool) else str(value)
-    )
+    return {"True": "true", "False": "false", "None": "none"}.get(str(value), str(value))

@@ -3,38 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import ipywidgets as widgets
 
-from ciperlib.analyse.portrait import (
-    PORTRAIT,
-    Portrait,
-    Sitting,
-    make_portrait,
-    portrayed,
-    read_portrait,
-    write_portrait,
-)
+from ciperlib.analyse.portrait import Sitting, read_or_make
 from ciperlib.config import IMAGE_STEPS
 from ciperlib.learn.runs import STATUS, RunError, load_run, runs_root
+from ciperlib.present import explorer
 from ciperlib.present.controls.elements import NARROW, STYLE, Control, LiveFigure, make_list, make_slider
-from ciperlib.present.explorer import (
-    COLOURINGS,
-    METHODS,
-    VIEWS,
-    colour_parts,
-    describe,
-    encoder_parts,
-    find_encoder,
-    find_portrait,
-    map_parts,
-    name_parts,
-    outline_parts,
-    picture,
-    plot_portrait,
-    sitting,
-)
 from ciperlib.present.plotting import label
 
 
@@ -51,22 +27,22 @@ class AlphaExplorer(Control):
         self, alpha: float = 1.0, augmentations: str | Sequence[str] = IMAGE_STEPS, method: str = "ciper",
         seed: int = 0, *, image: int = 0, colouring: str = "category", static: bool = False,
     ) -> None:  # fmt: skip
-        config = find_encoder(alpha, augmentations, method, seed)
-        self.portrait = find_portrait(alpha=alpha, augmentations=augmentations, method=method, seed=seed)
-        alphas = [f"{value:g}" for value in sorted({c.alpha for c in portrayed() if c.method in ("ciper", "simclr")})]
-        seeds = [str(value) for value in sorted({c.seed for c in portrayed()})]
+        config = explorer.find_encoder(alpha, augmentations, method, seed)
+        self.portrait = explorer.load_portrait(config)
+        alphas, seeds, things = explorer.choices()
         at = alphas.index(f"{config.alpha:g}") if method == "ciper" else 0
+        views = [(name, key) for key, name in explorer.VIEWS.items()]
         self.alpha = make_slider("alpha", alphas, at, static)
         self.typed = widgets.FloatText(alpha, description="or type alpha", style=STYLE, layout=NARROW)
         self.seed = make_slider("seed", seeds, seeds.index(str(seed)), static)
-        self.views = make_list("views", [(name, key) for key, name in VIEWS.items()], ",".join(config.augmentations))
-        self.method = make_list("method", [(name, key) for key, name in METHODS.items()], method)
-        things = [(name, i) for i, name in enumerate(sitting().looked_at.labels["category"])]
+        self.views = make_list("views", views, ",".join(config.augmentations))
+        self.method = make_list("method", [(name, key) for key, name in explorer.METHODS.items()], method)
+        things = [(name, i) for i, name in enumerate(things)]
         self.image = make_list("look at", things, image)
-        self.colouring = make_list("colour by", list(COLOURINGS), colouring)
+        self.colouring = make_list("colour by", list(explorer.COLOURINGS), colouring)
         self.own = make_list("encoder", [("of the zoo", "")], "")
-        self.view = LiveFigure(plot_portrait(self.portrait, image, colouring), static)
-        self.about = widgets.HTML(describe(self.portrait))
+        self.view = LiveFigure(explorer.plot_portrait(self.portrait, image, colouring), static)
+        self.about = widgets.HTML(explorer.describe(self.portrait))
         left = self.method, self.views, self.alpha, self.typed
         right = self.own, self.seed, self.image, self.colouring
         super().__init__(widgets.HBox([widgets.VBox(left), widgets.VBox(right)]), self.view, self.about, static=static)
@@ -79,26 +55,28 @@ class AlphaExplorer(Control):
     def choose(self) -> None:
         """Shows the encoder that the controls say; where there is none, the error says what there is."""
         if self.own.value:
-            self.portrait = self._own_portrait(Path(self.own.value))
+            self.portrait = read_or_make(load_run(self.own.value), Sitting("auto"), self.tell)
         else:
             choice = dict(method=self.method.value, augmentations=self.views.value, seed=int(self._at(self.seed)))
-            self.portrait = find_portrait(alpha=float(self._at(self.alpha)), **choice)
+            self.portrait = explorer.find_portrait(alpha=float(self._at(self.alpha)), **choice)
         for part in (self.alpha, self.typed, self.seed, self.views, self.method):
             part.disabled = bool(self.own.value) or (part in (self.alpha, self.typed) and self.method.value != "ciper")
         self.typed.value = float(self._at(self.alpha))
-        parts = encoder_parts(self.portrait) | map_parts(self.portrait, self.image.value)
-        self.view.exchange(parts | name_parts(self.portrait, self.colouring.value))
-        self.about.value = describe(self.portrait)
+        parts = explorer.encoder_parts(self.portrait) | explorer.map_parts(self.portrait, self.image.value)
+        self.view.exchange(parts | explorer.name_parts(self.portrait, self.colouring.value))
+        self.about.value = explorer.describe(self.portrait)
 
     def look(self) -> None:
         """Shows the map of another image."""
         image = self.image.value
-        self.view.exchange(map_parts(self.portrait, image) | outline_parts(image), [picture(image)])
+        self.view.exchange(
+            explorer.map_parts(self.portrait, image) | explorer.outline_parts(image), [explorer.picture(image)]
+        )
 
     def colour(self) -> None:
         """Colours the layout by another factor."""
         factor = self.colouring.value
-        self.view.exchange(name_parts(self.portrait, factor) | colour_parts(factor))
+        self.view.exchange(explorer.name_parts(self.portrait, factor) | explorer.colour_parts(factor))
 
     def refresh(self) -> None:
         """Looks again for encoders that were trained here; one that is damaged is named below."""
@@ -109,7 +87,7 @@ class AlphaExplorer(Control):
             except RunError as error:
                 damaged.append(str(error))
                 continue
-            if c.method in (*METHODS, "simclr"):
+            if c.method in (*explorer.METHODS, "simclr"):
                 names.append((f"{label(c)}, seed {c.seed}, {c.epochs} epochs", str(folder)))
         self.own.options = names
         self.own.value = chosen
@@ -118,15 +96,8 @@ class AlphaExplorer(Control):
     def type_alpha(self) -> None:
         text = f"{self.typed.value:g}"
         if text not in self.alpha.options:
-            find_encoder(self.typed.value, self.views.value, "ciper", int(self._at(self.seed)))
+            explorer.find_encoder(self.typed.value, self.views.value, "ciper", int(self._at(self.seed)))
         self.alpha.index = list(self.alpha.options).index(text)
-
-    def _own_portrait(self, folder: Path) -> Portrait:
-        """Reads the portrait of a run of one's own, or makes it now and says so."""
-        run = load_run(folder)
-        if not (folder / PORTRAIT).exists():
-            write_portrait(folder, make_portrait(run, Sitting("auto"), report=self.tell))
-        return read_portrait(folder, run.config)
 
     def tell(self, step: str) -> None:
         """What is computed live says so."""

@@ -9,7 +9,6 @@ from typing import Any
 import ipywidgets as widgets
 import pandas as pd
 
-from ciperlib.analyse.portrait import PORTRAIT, Sitting, make_portrait, write_portrait
 from ciperlib.config import STEPS, Config
 from ciperlib.learn.progress import Progress
 from ciperlib.learn.runs import Run, read_state, runs_root
@@ -123,19 +122,13 @@ class TrainYourOwn(Control):
             self.bar.description = f"{self.bar.value:.0%}"
             return f"Stopped after epoch {len(rows)} of {config.epochs}; train goes on from there."
         self._report(config, self.run.history.to_dict("records"), "done")
-        return f"Done: {config.name}, in runs/." + self._introduce(self.run)
+        if self.explorer is None:
+            return f"Done: {config.name}, in runs/."
+        self.say("Trained; the explorer looks at it ...")
+        self.explorer.refresh()
+        self.explorer.own.value = str(self.run.folder)
+        return f"Done: {config.name}, in runs/. The explorer shows it, under encoder."
 
     def _report(self, config: Config, rows: list[dict[str, float]], text: str) -> None:
         self.bar.value, self.bar.description = len(rows) / config.epochs, text
         self.view.show(plot_history({config.method: pd.DataFrame(rows)}))
-
-    def _introduce(self, run: Run) -> str:
-        """Shows the new encoder in the explorer."""
-        if self.explorer is None:
-            return ""
-        if not (run.folder / PORTRAIT).exists():
-            tell = lambda step: self.say(f"Trained; now its {step} ...")  # noqa: E731
-            write_portrait(run.folder, make_portrait(run, Sitting("auto"), report=tell))
-        self.explorer.refresh()
-        self.explorer.own.value = str(run.folder)
-        return " The explorer shows it, under encoder."
