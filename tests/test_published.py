@@ -8,7 +8,7 @@ import re
 import pandas as pd
 import pytest
 
-from ciperlib.analyse.portrait import load_portrait, portrayed
+from ciperlib.analyse.portrait import load_portrait, portrayed, read_floors
 from ciperlib.config import Config
 from ciperlib.data.imageset import home
 from ciperlib.learn.runs import find_run, zoo_grid
@@ -116,6 +116,7 @@ def test_the_ablations_of_notebook_06_and_the_readme():
         for end, cell in zip(("difference", "low", "high"), cells):
             assert float(cell) == pytest.approx(m[f"object: {name} - CIPER ({end})"], abs=0.0006), (name, end)
     assert m["failed"] == 3  # the minus sign
+    assert m["object: SimCLR"] < read_floors()["pixels"]["object"] < m["object: CIPER"] < 0.85
     assert m["object: no crop"] < m["object: never trained"] + 0.05
     assert m["object: no crop"] < m["object: no jitter"] < m["object: no flip"]
     for name in ("no crop", "no jitter", "SimCLR", "SimCLR, clean pass", "SimCLR, 45 epochs"):
@@ -127,6 +128,16 @@ def test_the_ablations_of_notebook_06_and_the_readme():
     for kind in ("", "pose, "):
         assert m[f"object: {kind}alpha 10"] < m["object: CIPER" if not kind else "object: pose, alpha 1"]
     assert m["object: pose, alpha 1"] > m["object: pose, alpha 0"] - 0.01
+
+
+def test_the_sentences_of_notebook_07_are_true_of_its_figure():
+    record = published("07_bring_your_own")
+    assert (record["profile"], record["parameters"]) == ("teaching", {})
+    m, floors = record["metrics"], read_floors()["pixels"]
+    assert m["session"] > 0.8
+    assert m["session: six numbers"] > m["session"]
+    assert all(m[factor] < floors[factor] for factor in FACTORS)  # never trained: below the pixels
+    assert m["object: six numbers"] < 0.1
 
 
 def test_the_readme_s_waits_are_what_was_measured():
