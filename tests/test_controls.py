@@ -15,7 +15,7 @@ from conftest import wait_until
 from ciperlib.analyse.portrait import PORTRAIT, PortraitError, portrayed
 from ciperlib.config import Config, ConfigError
 from ciperlib.data import load_images
-from ciperlib.learn.runs import find_run, runs_root, zoo_root
+from ciperlib.learn.runs import find_run, read_state, runs_root, zoo_root
 from ciperlib.learn.training import fit
 from ciperlib.present import explorer as plain
 from ciperlib.present import page
@@ -283,6 +283,7 @@ def test_training_stops_goes_on_and_ends_as_if_never_stopped():
     epochs = len(control.view.figure.data[0].x)
     assert 1 <= epochs < 12
     assert find_run(control.config()) is None
+    assert len(read_state(runs_root() / control.config().name)[1]["history"]) == epochs  # none is lost
     again = TrainYourOwn(epochs=12, alpha=0.5, **choices)  # as after a restart of the kernel
     again.start()
     again.wait()
