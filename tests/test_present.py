@@ -91,6 +91,8 @@ def test_views_write_every_parameter_below_its_view():
     assert list(figure.layout.yaxis2.ticktext) == ["crop x", "flip"]
     assert np.isfinite(np.array(heat.z, float)).all()  # the column that never varies too
     assert len(figure.layout.images) == 6
+    assert heat.textfont.color == "#222222"  # plotly's own choice takes the page for white
+    assert all(colour.startswith("#") for _, colour in heat.colorscale)  # and so would a cell one can see through
 
 
 def test_lines():

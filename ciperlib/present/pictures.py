@@ -72,7 +72,7 @@ def plot_views(rows: Mapping[str, Tensor], parameters: Tensor, names: Sequence[s
     figure.add_heatmap(
         z=place, text=[[f"{v:.2f}" for v in row] for row in values.round(2) + 0.0], texttemplate="%{text}",
         showscale=False, xgap=3, ygap=2, hoverinfo="text", zmin=0, zmax=1, row=2, col=1,
-        colorscale=[[0, "rgba(0,114,178,0.35)"], [0.5, "rgba(127,127,127,0.05)"], [1, "rgba(213,94,0,0.45)"]],
+        colorscale=[[0, "#A6CEE3"], [0.5, "#EEEEEE"], [1, "#EEB48C"]], textfont_color="#222222",  # on any page
     )  # fmt: skip
     ticks = dict(tickvals=list(range(len(names))), ticktext=[name.replace("_", " ") for name in names], showgrid=False)
     ticks["zeroline"] = False
