@@ -15,7 +15,7 @@ from conftest import wait_until
 from ciperlib.analyse.portrait import PORTRAIT, PortraitError, portrayed
 from ciperlib.config import Config, ConfigError
 from ciperlib.data import load_images
-from ciperlib.learn.runs import find_run, read_state, runs_root, zoo_root
+from ciperlib.learn.runs import PACKED, find_run, read_state, runs_root, zoo_root
 from ciperlib.learn.training import fit
 from ciperlib.present import explorer as plain
 from ciperlib.present import page
@@ -105,7 +105,7 @@ def test_a_harmed_zoo_is_said_and_the_rest_stays_usable(harm, tmp_path, monkeypa
     if harm == "missing":
         shutil.rmtree(folder)
     elif harm == "damaged":
-        (folder / "encoder.safetensors").write_bytes(b"half a file")
+        (folder / PACKED).write_bytes(b"half a file")
     else:
         (folder / PORTRAIT).unlink()
     control = AlphaExplorer()

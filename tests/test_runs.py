@@ -1,10 +1,12 @@
 """Run folders: found, checked, exported; a damaged one is never taken for a whole one."""
 
 import json
+import lzma
 
 import pytest
 import torch
 from conftest import TINY
+from safetensors.torch import load
 
 import ciperlib
 from ciperlib.config import Config
@@ -13,6 +15,7 @@ from ciperlib.learn.runs import (
     CONFIG,
     ENCODER,
     HEADS,
+    PACKED,
     STATUS,
     RunError,
     export_run,
@@ -22,6 +25,8 @@ from ciperlib.learn.runs import (
     zoo_root,
 )  # fmt: skip
 from ciperlib.learn.training import fit
+
+ZOO_BYTES = 40_000_000
 
 
 @pytest.fixture(scope="module")
@@ -114,11 +119,32 @@ def test_an_exported_run_is_half_the_size_and_nearly_the_same(runs, tmp_path):
     images = torch.rand(4, 3, 16, 16)
     exported = export_run(runs[0], tmp_path, {"category": 0.5})
     torch.testing.assert_close(exported.load_encoder()(images), runs[0].load_encoder()(images), atol=5e-3, rtol=5e-3)
-    assert (exported.folder / ENCODER).stat().st_size < 0.7 * (runs[0].folder / ENCODER).stat().st_size
+    assert (exported.folder / PACKED).stat().st_size < 0.6 * (runs[0].folder / ENCODER).stat().st_size
+    assert not (exported.folder / ENCODER).exists()
     assert not (exported.folder / HEADS).exists()
     assert exported.metrics == {"category": 0.5}
     assert exported.config == runs[0].config
     assert exported.history.equals(runs[0].history)
+
+
+def test_packing_loses_nothing_and_is_plain_xz(runs, tmp_path):
+    """What `xz -d` gives is the safetensors file itself; a flipped bit in the packed one is found by its checksum."""
+    exported = export_run(runs[0], tmp_path)
+    file = exported.folder / PACKED
+    tensors = load(lzma.decompress(file.read_bytes(), lzma.FORMAT_XZ))
+    encoder, buffers = runs[0].load_encoder(), {name for name, _ in runs[0].load_encoder().named_buffers()}
+    assert tensors.keys() == encoder.state_dict().keys()
+    for name, tensor in encoder.state_dict().items():
+        assert torch.equal(tensors[name], tensor if name in buffers else tensor.half())
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(RunError, match="damaged"):
+        load_run(exported.folder)
+
+
+def test_the_zoo_stays_small():
+    assert sum(path.stat().st_size for path in zoo_root().rglob("*") if path.is_file()) < ZOO_BYTES
 
 
 def test_every_run_of_the_zoo_loads():
