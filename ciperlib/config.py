@@ -14,15 +14,25 @@ import yaml
 
 from ciperlib.data.imageset import DATASETS, home
 
-METHODS = ("ciper", "simclr", "simclr_clean_pass", "predictive", "transformation_prediction", "random")
+METHODS = (
+    "ciper", "simclr", "simclr_clean_pass", "predictive", "essl", "augself", "equimod", "sie", "clever",
+    "transformation_prediction", "random",
+)  # fmt: skip
+ALPHAS = {  # each method's own weight of what makes it keep the augmentation: its paper's
+    "ciper": 1.0, "essl": 0.4, "augself": 1.0, "equimod": 1.0, "sie": 0.45, "clever": 1.0,
+}  # fmt: skip
+INVARIANT_SHARES = {"sie": 0.5, "clever": 0.8}  # of h, for the methods that divide it
+ARCHITECTURES = ("resnet10", "resnet18", "c4_resnet10", "c4_resnet10_invariant", "vit_tiny")
 TRANSFORMATIONS = (
     "rotation", "horizontal_flip", "vertical_flip", "inversion", "grayscale", "jigsaw", "blur", "identity", "azimuth",
+    "elevation", "distance",
     "crop_x", "crop_y", "crop_size", "brightness", "contrast", "saturation", "hue",
 )  # fmt: skip
 CLASS_INFORMATION = ("none", "added", "removed")
 DATASET_STEPS = ("pose", "session")
 IMAGE_STEPS = ("crop", "flip", "jitter", "grayscale")
 STEPS = DATASET_STEPS + IMAGE_STEPS  # of augmentation, in the order in which they are applied
+PATCH = 4  # side of a vision transformer's patches, in pixels
 RECIPE = 1  # raised when the library's behaviour changes for the same choices
 _DESCRIPTION = "description"
 
@@ -42,12 +52,12 @@ def _choice(default: Any, description: str, *, low: float | None = None, high: f
 class Config:
     """One training, completely: two equal configs make the same encoder. Device and process count are not in it.
 
-    `alpha=None` means the method's own: 1 for CIPER (paper, section 3.3), 0 for the contrastive methods.
-    CIPER with alpha 0 *is* SimCLR: same config, same name.
+    `alpha=None` means the method's own (`ALPHAS`): 1 for CIPER (paper, section 3.3), 0 for the contrastive methods.
+    CIPER with alpha 0 *is* SimCLR: same config, same name. `invariant_share=None`, too, is the method's own.
     """
 
     method: str = _choice("ciper", "what is trained", options=METHODS)
-    alpha: float | None = _choice(None, "weight of the predictive loss (Eq. 2)", low=0.0)
+    alpha: float | None = _choice(None, "weight of the predictive loss (Eq. 2), or of its kin's", low=0.0)
     augmentations: tuple[str, ...] = _choice(IMAGE_STEPS, "what makes a view", options=STEPS)
     seed: int = _choice(0, "seed of weights, order and augmentation", low=0)
 
@@ -55,7 +65,7 @@ class Config:
     train_size: int = _choice(5000, "training images", low=2)
     image_size: int = _choice(32, "side of an image in pixels", low=8)
 
-    architecture: str = _choice("resnet10", "encoder", options=("resnet10", "resnet18"))
+    architecture: str = _choice("resnet10", "encoder", options=ARCHITECTURES)
     width: int = _choice(16, "channels of the encoder's first stage; h has 8 times as many dimensions", low=1)
     norm: str = _choice("batch", "BatchNorm, or GroupNorm where a batch is divided", options=("batch", "group"))
     coordinates: bool = _choice(True, "append two coordinate channels (paper, section 4.1)")
@@ -65,6 +75,7 @@ class Config:
     epochs: int = _choice(30, "passes over the training images", low=1)
     batch_size: int = _choice(128, "images in a batch, over all processes together", low=2)
     learning_rate: float = _choice(0.03, "at the start; cosine to 0, no warm-up", low=0.0)
+    optimiser: str = _choice("sgd", "sgd with momentum; adamw, which transformers want", options=("sgd", "adamw"))
     momentum: float = _choice(0.9, "of SGD", low=0.0, high=1.0)
     weight_decay: float = _choice(5e-4, "on all weights", low=0.0)
     precision: str = _choice("bf16", "bf16: autocast; float32: everything", options=("bf16", "float32"))
@@ -78,6 +89,8 @@ class Config:
     jitter_strength: float = _choice(0.4, "brightness, contrast, saturation; hue a quarter", low=0.0, high=2.0)
     prediction_sign: str = _choice("plus", "of the predictive loss (Eq. 1 prints minus)", options=("plus", "minus"))
     augmentation_order: str = _choice("paper", "of image steps, or colours first", options=("paper", "reversed"))
+    invariant_share: float | None = _choice(None, "of h, the invariant part of SIE and CLeVER", low=0.0, high=1.0)
+    orthogonality: str = _choice("batch", "CLeVER's |cosine|: of the mean, or each", options=("batch", "sample"))
     transformation: str = _choice("rotation", "what transformation_prediction predicts", options=TRANSFORMATIONS)
     class_information: str = _choice("none", "the class: left alone, also predicted, fought", options=CLASS_INFORMATION)
 
@@ -106,13 +119,15 @@ class Config:
 
     def _settle_alpha(self) -> None:
         method, alpha = self.method, self.alpha
-        if method == "ciper":
-            alpha = 1.0 if alpha is None else alpha
-            method = "simclr" if alpha == 0 else "ciper"
+        if method in ALPHAS:
+            alpha = ALPHAS[method] if alpha is None else alpha
+            if alpha == 0 and method != "ciper":
+                raise ConfigError(f"alpha=0 does not go with method={method!r}, which would be another method's loss")
+            method = "simclr" if alpha == 0 else method
         elif alpha not in (None, 0.0):
             raise ConfigError(
                 f"alpha={alpha:g} does not go with method={method!r}: "
-                "alpha weighs CIPER's predictive loss; choose method='ciper', or leave alpha out"
+                f"alpha weighs the predictive loss; choose one of {', '.join(ALPHAS)}, or leave alpha out"
             )
         else:
             alpha = 0.0
@@ -143,8 +158,57 @@ class Config:
             )
         if self.method == "transformation_prediction":
             self._check_transformation("pose" in known)
+        self._check_views()
+        self._check_network()
+
+    def _check_views(self) -> None:
+        predicted = ("pose", "crop", "flip", "jitter")
+        if self.method == "augself" and not set(self.augmentations) & set(predicted):
+            raise ConfigError(
+                f"augmentations={self.augmentations} does not go with method='augself', which predicts "
+                f"{', '.join(predicted)}: choose at least one of them"
+            )
+        if self.method == "clever" and "crop" not in self.augmentations:
+            raise ConfigError(
+                f"augmentations={self.augmentations} does not go with method='clever', whose views are crops of "
+                "several sizes: add crop"
+            )
+        if self.method in INVARIANT_SHARES and not 0 < self.split < 8 * self.width:
+            raise ConfigError(
+                f"invariant_share={self.invariant_share} leaves a part of h empty ({self.split} of {8 * self.width} "
+                "dimensions are invariant): choose a share between 0 and 1"
+            )
+
+    def _check_network(self) -> None:
+        if self.architecture.startswith("c4") and self.coordinates:
+            raise ConfigError(
+                f"coordinates=True does not go with architecture={self.architecture!r}: coordinates do not turn with "
+                "the image, and the network would no longer be equivariant; choose coordinates=False"
+            )
+        if self.architecture.startswith("c4") and (self.width % 2 or self.image_size % 8):
+            raise ConfigError(
+                f"width={self.width}, image_size={self.image_size} do not go with architecture={self.architecture!r}: "
+                "its fields have half the width, and it halves the image three times; choose multiples of 2 and 8"
+            )
+        tile = PATCH * (2 if self.method in ("essl", "clever") else 1)  # these also look at images of half the side
+        if self.architecture == "vit_tiny" and self.image_size % tile:
+            raise ConfigError(
+                f"image_size={self.image_size} does not go with architecture='vit_tiny', whose patches have "
+                f"{PATCH} pixels, and method={self.method!r}: choose a multiple of {tile}"
+            )
+
+    @property
+    def split(self) -> int:
+        """How many of h's dimensions are its invariant part, which comes first (SIE, CLeVER); 0 for other methods."""
+        share = INVARIANT_SHARES.get(self.method, 0) if self.invariant_share is None else self.invariant_share
+        return int(share * 8 * self.width)
 
     def _check_transformation(self, poses: bool) -> None:
+        if self.transformation in ("elevation", "distance") and not self.dataset.startswith("turntable"):
+            raise ConfigError(
+                f"transformation={self.transformation!r} does not go with dataset={self.dataset!r}: its parts are "
+                "those of the turntable's range; choose dataset='turntable', or another transformation"
+            )
         if self.transformation == "azimuth" and not poses:
             raise ConfigError(
                 f"transformation='azimuth' does not go with dataset={self.dataset!r}, whose views are not known; "
@@ -168,7 +232,7 @@ class Config:
             for f in fields(self)
             if f.name not in unread and f.name not in ("alpha", "recipe") and getattr(self, f.name) != f.default
         }
-        if self.method == "ciper" and self.alpha != 1.0:
+        if self.method in ALPHAS and self.alpha != ALPHAS[self.method]:
             chosen["alpha"] = self.alpha
         return {**chosen, "recipe": self.recipe}
 
@@ -176,7 +240,7 @@ class Config:
     def name(self) -> str:
         """Short, readable, and ending in a hash of `canonical()`: the name of the run's folder."""
         views = "image" if self.augmentations == IMAGE_STEPS else "-".join(self.augmentations)
-        parts = [self.method, *([f"a{self.alpha:g}"] if self.method == "ciper" else [])]
+        parts = [self.method, *([f"a{self.alpha:g}"] if self.method in ALPHAS else [])]
         if self.method == "transformation_prediction":
             parts = ["predicts", self.transformation, *([self.class_information] * (self.class_information != "none"))]
         parts += [views] if views and self.method != "random" else []
@@ -187,7 +251,7 @@ class Config:
     def to_dict(self) -> dict[str, Any]:
         """All choices as plain JSON values; `Config.from_parameters(**d)` gives the same config back."""
         values = {name: _plain(value) for name, value in asdict(self).items()}
-        return {**values, "alpha": self.alpha if self.method == "ciper" else None}
+        return {**values, "alpha": self.alpha if self.method in ALPHAS else None}
 
 
 _STEPS_OF = {  # the dataset steps of an image set that lacks some: views need known poses, or known sessions
@@ -196,17 +260,25 @@ _STEPS_OF = {  # the dataset steps of an image set that lacks some: views need k
 _PREDICTION = ("predictor_width", "standardisation", "anchor_forward", "anchor_gradient", "prediction_sign")
 _CONTRAST = ("projector_width", "temperature", "contrastive")
 _TRANSFORMATION = ("transformation", "class_information")
+_DIVISION = ("invariant_share", "orthogonality")
+_OTHERS = _TRANSFORMATION + _DIVISION
 _TRAINING = (
-    "augmentations", "epochs", "batch_size", "learning_rate", "momentum", "weight_decay", "precision",
+    "augmentations", "epochs", "batch_size", "learning_rate", "optimiser", "momentum", "weight_decay", "precision",
     "flip_probability", "jitter_strength", "augmentation_order",
 )  # fmt: skip
+_PREDICTED_ANCHOR = ("anchor_forward", "anchor_gradient")
 _UNREAD = {
-    "ciper": _TRANSFORMATION,
-    "simclr": _PREDICTION + _TRANSFORMATION,
-    "simclr_clean_pass": _PREDICTION + _TRANSFORMATION,
-    "predictive": _CONTRAST + _TRANSFORMATION,
-    "transformation_prediction": _CONTRAST + tuple(name for name in _PREDICTION if name != "predictor_width"),
-    "random": _PREDICTION + _CONTRAST + _TRAINING + _TRANSFORMATION,
+    "ciper": _OTHERS,
+    "simclr": _PREDICTION + _OTHERS,
+    "simclr_clean_pass": _PREDICTION + _OTHERS,
+    "predictive": _CONTRAST + _OTHERS,
+    "essl": tuple(name for name in _PREDICTION if name != "predictor_width") + _OTHERS,
+    "augself": tuple(name for name in _PREDICTION if name != "predictor_width") + _OTHERS,
+    "equimod": tuple(name for name in _PREDICTION if name not in _PREDICTED_ANCHOR) + _OTHERS,
+    "sie": (*_PREDICTION, "temperature", "contrastive", "orthogonality", *_TRANSFORMATION),
+    "clever": (*_PREDICTION, "temperature", "contrastive", *_TRANSFORMATION),
+    "transformation_prediction": _CONTRAST + tuple(n for n in _PREDICTION if n != "predictor_width") + _DIVISION,
+    "random": _PREDICTION + _CONTRAST + _TRAINING + _OTHERS,
 }
 
 

@@ -33,7 +33,8 @@ from ciperlib.files import write_atomically
 from ciperlib.learn.augment import IMAGE_STEPS, Augmentation
 from ciperlib.learn.devices import environment
 from ciperlib.learn.encoders import make_encoder
-from ciperlib.learn.objectives import Batch, make_objective
+from ciperlib.learn.methods import make_objective
+from ciperlib.learn.objectives import Batch
 
 REPEATS = 5
 

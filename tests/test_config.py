@@ -69,6 +69,9 @@ def test_the_order_in_which_augmentations_are_given_does_not_matter():
     assert Config(augmentations="flip, crop") == Config(augmentations=["crop", "flip"])
 
 
+SIE_READS = ("sie", "invariant_share")
+
+
 def test_every_choice_that_is_read_changes_the_name():
     other = dict(
         method="predictive", alpha=2.0, augmentations="crop", seed=1, dataset="turntable_sessions", train_size=4000,
@@ -76,15 +79,51 @@ def test_every_choice_that_is_read_changes_the_name():
         predictor_width=64, epochs=3, batch_size=64, learning_rate=0.1, momentum=0.8, weight_decay=0.0,
         precision="float32", temperature=0.2, contrastive="cross_view", standardisation="fixed",
         anchor_forward="joint", anchor_gradient=False, flip_probability=0.8, jitter_strength=0.8,
-        prediction_sign="minus", augmentation_order="reversed",
+        prediction_sign="minus", augmentation_order="reversed", optimiser="adamw",
     )  # fmt: skip
-    levels = {"transformation": "jigsaw", "class_information": "added"}  # read by one method
-    assert other.keys() | levels.keys() | {"recipe"} == Config.__dataclass_fields__.keys()
+    special = {  # choices that one method reads
+        "transformation_prediction": {"transformation": "jigsaw", "class_information": "added"},
+        "clever": {"invariant_share": 0.6, "orthogonality": "sample"},
+    }
+    read = {field for choices in special.values() for field in choices}
+    assert other.keys() | read | {"recipe"} == Config.__dataclass_fields__.keys()
     names = {Config(**{field: value}).name for field, value in other.items()}
-    names |= {Config(method="transformation_prediction", **{field: value}).name for field, value in levels.items()}
-    assert len(names | {Config().name}) == len(other) + len(levels) + 1
-    for method in set(METHODS) - {"transformation_prediction"}:
-        assert Config(method=method, **levels).name == Config(method=method).name
+    for method, choices in special.items():
+        names |= {Config(method=method, **{field: value}).name for field, value in choices.items()}
+        for other_method in set(METHODS) - {method}:
+            unread = {field: value for field, value in choices.items() if (other_method, field) != SIE_READS}
+            assert Config(method=other_method, **unread).name == Config(method=other_method).name
+    assert len(names | {Config().name}) == len(other) + len(read) + 1
+    assert Config(method="sie", invariant_share=0.6).name != Config(method="sie").name
+
+
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        ({"method": "essl", "alpha": 0}, "alpha=0 does not go with method='essl'"),
+        ({"method": "simclr", "alpha": 3}, "choose one of ciper, essl"),
+        ({"method": "augself", "augmentations": "grayscale"}, "predicts pose, crop, flip, jitter"),
+        ({"method": "clever", "augmentations": "pose"}, "crops of several sizes: add crop"),
+        ({"method": "clever", "invariant_share": 1}, "leaves a part of h empty"),
+        ({"method": "sie", "invariant_share": 0.001}, "leaves a part of h empty"),
+        ({"architecture": "c4_resnet10"}, "choose coordinates=False"),
+        ({"architecture": "c4_resnet10", "coordinates": False, "image_size": 36}, "multiples of 2 and 8"),
+        ({"architecture": "vit_tiny", "image_size": 30}, "whose patches have 4 pixels"),
+    ],
+)
+def test_what_cannot_work_among_the_kin_is_refused(choices, message):
+    with pytest.raises(ConfigError, match=message):
+        Config(**choices)
+
+
+def test_each_method_has_its_own_alpha_and_split():
+    assert [Config(method=method).alpha for method in ("ciper", "essl", "sie", "simclr")] == [1.0, 0.4, 0.45, 0.0]
+    assert Config(method="essl", alpha=0.4).name == Config(method="essl").name
+    assert Config(method="essl").name.startswith("essl-a0.4-image-turntable-s0-")
+    assert [Config(method=method).split for method in ("sie", "clever", "ciper")] == [64, 102, 0]
+    for method in ("essl", "clever"):
+        config = Config(method=method)
+        assert Config.from_parameters(**config.to_dict()) == config
 
 
 def test_a_choice_that_the_method_never_reads_changes_nothing():
@@ -139,6 +178,8 @@ def test_shipped_runs_keep_their_names():
     epochs=st.integers(1, 10**6),
 )
 def test_a_config_survives_json(method, augmentations, seed, learning_rate, epochs):
+    if method in ("augself", "clever"):
+        augmentations = augmentations | {"crop"}  # without, they refuse
     config = Config(
         method=method, augmentations=tuple(augmentations), seed=seed, learning_rate=learning_rate, epochs=epochs
     )

@@ -22,7 +22,7 @@ from ciperlib.learn.transformations import (
     parameter_steps,
 )
 
-MOVES_PIXELS = [name for name in TRANSFORMATIONS if name not in ("azimuth", *PARAMETER_STEPS)]
+MOVES_PIXELS = [name for name in TRANSFORMATIONS if name not in ("azimuth", "elevation", "distance", *PARAMETER_STEPS)]
 
 
 def test_the_config_knows_all_of_them():

@@ -33,7 +33,7 @@ from ciperlib.learn.transformations import Transformation, make_transformation
 
 PORTRAIT, FLOORS = "portrait.safetensors", "floors.json"
 ASKED, TARGET, TURNED, NULLS = "azimuth", "category", 500, 19  # as in notebook 05
-PORTRAYED = ("probing", "alpha", "removed", "explorer")  # parts of the zoo's grid
+PORTRAYED = ("probing", "alpha", "removed", "explorer", "kin")  # parts of the zoo's grid
 Report = Callable[[str], None]
 
 

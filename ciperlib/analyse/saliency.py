@@ -200,7 +200,9 @@ class _Watch(TorchFunctionMode):
 
     def _record(self, name: str, constant: Tensor, result: Tensor) -> None:
         def keep(gradient: Tensor) -> None:
-            self.constants.setdefault(name, []).append((gradient * constant).detach())
+            term = (gradient * constant).detach()
+            # the planes of a field (learn.equivariant) are channels like others
+            self.constants.setdefault(name, []).append(term.flatten(1, 2) if term.ndim == 5 else term)
 
         result.register_hook(keep)
 

@@ -30,6 +30,7 @@ from ciperlib.learn.pixels import (
 )  # fmt: skip
 
 CROP_RATIO = (3 / 4, 4 / 3)  # width / height
+CROP_SCALE = (0.2, 1.0)  # of the image's area (SimCLR, and the paper's Table 1)
 CROP_ATTEMPTS = 10  # of torchvision, before it takes the centre
 POSE_COLUMNS = {
     "azimuth": [("sin_azimuth", "continuous", -1, 1), ("cos_azimuth", "continuous", -1, 1)],
@@ -103,7 +104,7 @@ class Augmentation:
         *,
         sessions: int = 0,
         pose: Sequence[str] = POSE,
-        crop_scale: tuple[float, float] = (0.2, 1.0),
+        crop_scale: tuple[float, float] = CROP_SCALE,
         flip_probability: float = 0.5,
         jitter_strength: float = 0.4,
         jitter_probability: float = 0.8,

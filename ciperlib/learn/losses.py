@@ -72,6 +72,41 @@ def parameter_loss(predicted: Tensor, target: Tensor) -> Tensor:
     return F.mse_loss(_float(predicted), target)
 
 
+def variance_hinge(z: Tensor) -> Tensor:
+    """How far the spread of each column falls short of 1 (VICReg, arXiv 2105.04906, Eq. 1): the mean over columns of
+    max(0, 1 - sqrt(var + 1e-4)), var unbiased. z [B, D] -> scalar."""
+    return F.relu(1 - torch.sqrt(_float(z).var(0) + 1e-4)).mean()
+
+
+def covariance_penalty(z: Tensor) -> Tensor:
+    """The squared covariances between different columns, summed and divided by D (VICReg, Eq. 4), of z [B, D]."""
+    z = _float(z)
+    z = z - z.mean(0)
+    covariance = z.T @ z / (len(z) - 1)
+    return (covariance.square().sum() - covariance.diagonal().square().sum()) / z.shape[1]
+
+
+def distillation(teacher: Tensor, student: Tensor, temperature: float = 0.1) -> Tensor:
+    """DINO's loss (arXiv 2104.14294, Eq. 1): cross-entropy of the student's softmax under the teacher's probabilities.
+
+    Args:
+        teacher: probabilities [B, K], already centred and sharpened.
+        student: logits [B, K], divided by `temperature`.
+    """
+    return -(_float(teacher) * (_float(student) / temperature).log_softmax(1)).sum(1).mean()
+
+
+def orthogonality(teacher: Tensor, student: Tensor, per_sample: bool = False) -> Tensor:
+    """CLeVER's orthogonality loss: |cosine| between the equivariant parts' probabilities of two views.
+
+    Args:
+        teacher, student: probabilities [B, K].
+        per_sample: the mean of absolute values, instead of the public code's absolute value of the mean.
+    """
+    cosine = F.cosine_similarity(_float(teacher), _float(student), dim=1)
+    return cosine.abs().mean() if per_sample else cosine.mean().abs()
+
+
 def _float(x: Tensor) -> Tensor:
     """At least float32: cosines and squared errors in bfloat16 have two digits."""
     return x if x.dtype == torch.float64 else x.float()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ciperlib.config import Config
 from ciperlib.learn import losses
-from ciperlib.learn.augment import ParameterSpec, View
+from ciperlib.learn.augment import CROP_SCALE, ParameterSpec, View
 from ciperlib.learn.encoders import make_encoder, make_predictor, make_projector, seeded
 from ciperlib.learn.parallel import gather
 
@@ -106,12 +106,14 @@ class Objective(nn.Module):
 
     Attributes:
         encoder: all that remains after training.
-        views: how many views of each image `forward` wants.
-        compute: image passes through the encoder for each training image, the "n x" of the paper's Table 3.
+        crops: for each view that `forward` wants, the area of its crop as a share of the image's (lowest, highest); a
+            view that is not cropped ignores it.
+        compute: passes through the encoder for each training image, the "n x" of the paper's Table 3. A pass of an
+            image of half the side counts a quarter; one without a gradient (a teacher's) counts as any other.
     """
 
-    views = 2
-    compute = 2
+    crops = (CROP_SCALE, CROP_SCALE)
+    compute = 2.0
 
     def __init__(self, config: Config, specs: Sequence[ParameterSpec], categories: int = 0):
         super().__init__()
@@ -126,21 +128,25 @@ class Objective(nn.Module):
     def forward(self, batch: Batch) -> Losses:
         raise TypeError(f"{type(self).__name__} must say what its loss is")
 
-    def after_step(self, step: int) -> None:
-        """Called after each optimiser step; a teacher would move here."""
+    def after_step(self, done: float) -> None:
+        """Called after each optimiser step with the share of the training that is done; a teacher moves here."""
 
     def represent_views(self, batch: Batch) -> tuple[Tensor, ...]:
         """h of each view, from one shared forward pass."""
-        return self.encoder(torch.cat([view.images for view in batch.views])).chunk(self.views)
+        return represent(self.encoder, *[view.images for view in batch.views])
 
     def represent_all(self, batch: Batch) -> tuple[Tensor, tuple[Tensor, ...]]:
         """h of the anchor and of each view; the anchor in a pass of its own unless the config says joint."""
         if self.config.anchor_forward == "joint":
-            images = torch.cat([batch.anchor, *[view.images for view in batch.views]])
-            h0, *h = self.encoder(images).chunk(1 + self.views)
+            h0, *h = represent(self.encoder, batch.anchor, *[view.images for view in batch.views])
         else:
             h0, h = self.encoder(batch.anchor), self.represent_views(batch)
         return (h0 if self.config.anchor_gradient else h0.detach()), tuple(h)
+
+
+def represent(encoder: nn.Module, *images: Tensor) -> tuple[Tensor, ...]:
+    """h [B, d] of each of several batches of images of one size, from one forward pass."""
+    return encoder(torch.cat(images)).chunk(len(images))
 
 
 class SimCLR(Objective):
@@ -211,7 +217,7 @@ class TransformationPrediction(Objective):
     equal chances, which has a minimum; the paper's minus cross-entropy has none. Both heads are trained in turns.
     """
 
-    views = 1
+    crops = (CROP_SCALE,)
     compute = 1
 
     def build_heads(self, inputs, config, specs):
@@ -248,19 +254,3 @@ class Random(Objective):
 
     def build_heads(self, inputs, config, specs):
         pass
-
-
-OBJECTIVES = {
-    "simclr": SimCLR,
-    "simclr_clean_pass": SimCLRCleanPass,
-    "predictive": Predictive,
-    "ciper": CIPER,
-    "transformation_prediction": TransformationPrediction,
-    "random": Random,
-}
-
-
-def make_objective(config: Config, specs: Sequence[ParameterSpec], categories: int = 0) -> Objective:
-    """The config's objective with fresh weights, for an augmentation with these parameter specs and images of so many
-    categories (0: not known)."""
-    return OBJECTIVES[config.method](config, specs, categories)

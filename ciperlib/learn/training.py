@@ -17,10 +17,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ciperlib.config import RECIPE, Config
 from ciperlib.data.imageset import POSE, ImageSet, TrainedOn, load_images
-from ciperlib.learn.augment import Augmentation, View
+from ciperlib.learn.augment import CROP_SCALE, Augmentation, View
 from ciperlib.learn.devices import environment, find_device
-from ciperlib.learn.encoders import derived_seed
-from ciperlib.learn.objectives import Batch, Objective, make_objective
+from ciperlib.learn.encoders import Encoder, derived_seed
+from ciperlib.learn.methods import make_objective
+from ciperlib.learn.objectives import Batch, Objective
 from ciperlib.learn.parallel import processes, rank, wait_for_all, world_size
 from ciperlib.learn.progress import Progress, make_reporter
 from ciperlib.learn.runs import (
@@ -39,6 +40,7 @@ from ciperlib.learn.runs import (
 )
 from ciperlib.learn.transformations import Transformed, make_transformation
 
+OPTIMISER_STATE = ("momentum_buffer", "step", "exp_avg", "exp_avg_sq")  # of SGD and AdamW, for each weight
 CALIBRATION_DRAWS = 20_000  # parameter rows behind the fixed standardisation
 
 
@@ -123,7 +125,7 @@ class Trainer:
     """One training's moving parts: objective, optimiser, schedule, and the seeds of every epoch.
 
     Nothing random outlives an epoch: each epoch's order and augmentation are seeded by (seed, epoch). So the weights,
-    the optimiser's momentum and the number of epochs done are all there is to save.
+    the optimiser's averages and the number of epochs done are all there is to save.
     """
 
     def __init__(self, config: Config, images: ImageSet, device: torch.device):
@@ -132,13 +134,15 @@ class Trainer:
         self.category = images.factors.get("category")
         categories = 0 if self.category is None else int(self.category.max()) + 1
         self.objective = make_objective(config, self.augmentation.specs, categories)
-        self.objective.encoder.normalise_with(images.images.cpu())
+        scales = set(self.objective.crops)
+        self.augmentations = {scale: make_augmentation(config, images, scale) for scale in scales}
+        for encoder in self.objective.modules():  # a teacher's, too
+            if isinstance(encoder, Encoder):
+                encoder.normalise_with(images.images.cpu())
         self.objective = self.objective.to(device, memory_format=torch.channels_last)
         self._calibrate()
         self.model = self._parallel(self.objective)
-        self.optimiser = torch.optim.SGD(
-            self.objective.parameters(), config.learning_rate, config.momentum, weight_decay=config.weight_decay
-        )
+        self.optimiser = make_optimiser(config, self.objective)
         self.steps = len(images) // config.batch_size  # of an epoch; what is left over waits for the next order
         self.history: list[dict[str, float]] = []
         self.seconds = 0.0
@@ -183,7 +187,7 @@ class Trainer:
             self._step(losses.total * world_size())
             if losses.adversary is not None:
                 self._step(losses.adversary)
-            self.objective.after_step(epoch * self.steps + step + 1)
+            self.objective.after_step((epoch * self.steps + step + 1) / (self.steps * self.config.epochs))
             for name, value in {"total": losses.total, **losses.terms}.items():
                 sums[name] = sums.get(name, 0) + value.detach()
         means = {name: float(value) / self.steps for name, value in sums.items()}
@@ -206,7 +210,7 @@ class Trainer:
         share = self.config.batch_size // world_size()
         mine = slice(rank() * share, (rank() + 1) * share)
         for index in order[: self.steps * self.config.batch_size].split(self.config.batch_size):
-            drawn = [self.augmentation(self.images, index, generator) for _ in range(self.objective.views)]
+            drawn = [self.augmentations[scale](self.images, index, generator) for scale in self.objective.crops]
             views = tuple(View(_fast(v.images[mine]), v.parameters[mine], v.source[mine]) for v in drawn)
             category = None if self.category is None else self.category[index[mine]]
             yield Batch(index[mine], _fast(self.images.floats(index[mine])), views, category)
@@ -239,9 +243,9 @@ class Trainer:
         """Tensors and metadata from which `resume` goes on."""
         tensors = {f"model/{name}": tensor for name, tensor in self.objective.state_dict().items()}
         for name, parameter in self.objective.named_parameters():
-            momentum = self.optimiser.state[parameter].get("momentum_buffer")
-            if momentum is not None:
-                tensors[f"momentum/{name}"] = momentum
+            for kind, tensor in self.optimiser.state[parameter].items():
+                if tensor is not None:
+                    tensors[f"{kind}/{name}"] = tensor
         return tensors, {"history": self.history, "environment": environment(self.device)}
 
     def resume(self, folder: Path) -> None:
@@ -257,9 +261,11 @@ class Trainer:
         weights = {name[6:]: tensor for name, tensor in tensors.items() if name.startswith("model/")}
         self.objective.load_state_dict(weights)
         for name, parameter in self.objective.named_parameters():
-            if f"momentum/{name}" in tensors:
-                momentum = torch.empty_like(parameter).copy_(tensors[f"momentum/{name}"])
-                self.optimiser.state[parameter]["momentum_buffer"] = momentum
+            for kind in OPTIMISER_STATE:
+                if f"{kind}/{name}" in tensors:
+                    saved = tensors[f"{kind}/{name}"]
+                    like = torch.empty_like(parameter) if saved.shape == parameter.shape else torch.empty_like(saved)
+                    self.optimiser.state[parameter][kind] = like.copy_(saved)
         self.history = metadata["history"]
         self.seconds = self.history[-1]["seconds"]
 
@@ -273,12 +279,23 @@ class Trainer:
         }
 
 
-def make_augmentation(config: Config, images: ImageSet) -> Augmentation | Transformed:
+def make_optimiser(config: Config, objective: Objective) -> torch.optim.Optimizer:
+    """The config's optimiser of everything that has a gradient, weight decay on all of it (paper, section 4.1)."""
+    parameters = [parameter for parameter in objective.parameters() if parameter.requires_grad]
+    if config.optimiser == "adamw":
+        return torch.optim.AdamW(parameters, config.learning_rate, weight_decay=config.weight_decay)
+    return torch.optim.SGD(parameters, config.learning_rate, config.momentum, weight_decay=config.weight_decay)
+
+
+def make_augmentation(
+    config: Config, images: ImageSet, crop_scale: tuple[float, float] = CROP_SCALE
+) -> Augmentation | Transformed:
     """The config's augmentation for an image set, with the transformation that is to be predicted on top."""
     augmentation = Augmentation(
         config.augmentations,
         sessions=len(images.labels.get("session", ())),
         pose=tuple(name for name in POSE if name in images.factors) or POSE,
+        crop_scale=crop_scale,
         flip_probability=config.flip_probability,
         jitter_strength=config.jitter_strength,
         order=config.augmentation_order,

@@ -156,38 +156,59 @@ def _grey(images: Tensor, level: int) -> Tensor:
     return (images * weights).sum(1, keepdim=True).expand_as(images) if level else images
 
 
-class _Azimuth(Transformation):
-    """Level k is an azimuth in the k-th part of a circle: rendered anew for an orbit, read off for a training image.
+@dataclass(frozen=True)
+class _Rendered(Transformation):
+    """Level k is a factor of the turntable in the k-th part of its range: rendered anew for an orbit, read off for a
+    training image.
 
     Where in its part an image lies is its own: the part is the level, and every level is as likely.
     """
 
+    low: float = 0.0
+    high: float = 2 * math.pi
+
     def only(self, *levels: int) -> Transformation:
-        raise ValueError("parts of a circle cannot be left out: choose another number of them, azimuth_steps(m)")
+        raise ValueError(f"parts of a range cannot be left out: choose another number of them, {self.name}_steps(m)")
 
     def _at(self, images: ImageSet, level: int) -> ImageSet:
         from ciperlib.data import turntable
 
         if not images.name.startswith("turntable"):
-            raise ValueError(f"only the turntable can turn its objects, not {images.name}")
-        part = 2 * math.pi / self.m
-        azimuth = images.factors["azimuth"] % part + level * part
-        factors = {**images.factors, "azimuth": azimuth}
+            raise ValueError(f"only the turntable can turn and move its objects, not {images.name}")
+        part = (self.high - self.low) / self.m
+        place = self.low + (images.factors[self.name] - self.low) % part + level * part
+        factors = {**images.factors, self.name: place}
         size = images.images.shape[-1]
         rendered = turntable.render(*(factors[name] for name in turntable.POSE), image_size=size)
         return replace(images, images=rendered.images, masks=rendered.masks, factors=factors)
 
     def draw_levels(self, images: ImageSet, source: Tensor, generator: torch.Generator) -> Tensor:
-        part = 2 * math.pi / self.m
-        return (images.factors["azimuth"][source] % (2 * math.pi) / part).long().clamp(max=self.m - 1)
+        place, span = images.factors[self.name][source] - self.low, self.high - self.low
+        share = (place % span if self.name == "azimuth" else place) / span
+        return (share * self.m).long().clamp(0, self.m - 1)
+
+
+_FROM_RENDERING = "from the picture alone, never from pixels: each level is rendered"
 
 
 def azimuth_steps(m: int = 4) -> Transformation:
     """The object's azimuth in m equal parts of a circle."""
     levels = tuple(f"{360 * i / m:g}° to {360 * (i + 1) / m:g}°" for i in range(m))
-    return _Azimuth(
-        "azimuth", levels, _same, False, "from the picture alone, never from pixels: each level is rendered"
-    )
+    return _Rendered("azimuth", levels, _same, False, _FROM_RENDERING)
+
+
+def elevation_steps(m: int = 4) -> Transformation:
+    """The camera's elevation in m equal parts of the turntable's range, 10 to 70 degrees."""
+    low, high = 10.0, 70.0
+    names = tuple(f"{low + (high - low) * i / m:g}° to {low + (high - low) * (i + 1) / m:g}°" for i in range(m))
+    return _Rendered("elevation", names, _same, False, _FROM_RENDERING, math.radians(low), math.radians(high))
+
+
+def distance_steps(m: int = 4) -> Transformation:
+    """The camera's distance in m equal parts of the turntable's range, 0.8 to 1.3."""
+    low, high = 0.8, 1.3
+    names = tuple(f"{low + (high - low) * i / m:.3g} to {low + (high - low) * (i + 1) / m:.3g}" for i in range(m))
+    return _Rendered("distance", names, _same, False, _FROM_RENDERING, low, high)
 
 
 def parameter_steps(name: str, m: int = 4) -> Transformation:
@@ -251,6 +272,8 @@ TRANSFORMATIONS = {
         Transformation("blur", tuple(f"window {side}" if side else "sharp" for side in BLURS), blur, True,
                        "from the sharpness of any edge"),
         azimuth_steps(),
+        elevation_steps(),
+        distance_steps(),
         *(parameter_steps(name) for name in PARAMETER_STEPS),
     )
 }  # fmt: skip

@@ -1,0 +1,32 @@
+"""A small vision transformer as an encoder: timm's, with patches that suit small images."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ciperlib.config import PATCH
+from ciperlib.learn.encoders import Encoder
+
+DEPTH, HEAD = 12, 64  # blocks, and dimensions of an attention head: ViT-Ti's (width 24 here)
+
+
+class ViT(Encoder):
+    """timm's VisionTransformer; h is its class token after the last norm.
+
+    float [B, 3, H, W] in 0..1 -> h [B, 8 * width]; H and W multiples of 4, also others than it was made for (its
+    positions are interpolated).
+    """
+
+    def __init__(self, image_size: int, width: int, coordinates: bool = True) -> None:
+        from timm.models.vision_transformer import VisionTransformer  # not needed by any other encoder
+
+        super().__init__(coordinates)
+        self.representation_size = 8 * width
+        self.network = VisionTransformer(
+            img_size=image_size, patch_size=PATCH, in_chans=self.in_channels, num_classes=0, depth=DEPTH,
+            embed_dim=self.representation_size, num_heads=max(1, self.representation_size // HEAD),
+            dynamic_img_size=True,
+        )  # fmt: skip
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(self.prepare(images))

@@ -1,0 +1,267 @@
+"""The battery: made representations whose verdict is known, laws, and what cannot be measured."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_noise_images
+
+from ciperlib.analyse.actions import chance_mrr, distances, fit_action, reciprocal_ranks
+from ciperlib.analyse.equivariance import (
+    EquivarianceError,
+    evaluate_equivariance,
+    local_sensitivity,
+    measure_equivariance,
+    shuffle_levels,
+    take,
+)
+from ciperlib.analyse.features import Features, FeaturesError
+from ciperlib.analyse.health import alignment, debiased_cka, rankme, uniformity
+from ciperlib.data import load_images
+from ciperlib.learn.encoders import Encoder
+from ciperlib.learn.transformations import make_transformation
+
+LEVELS, SIZE = 4, 8
+
+
+def made(kind, n=600, m=LEVELS, d=SIZE, noise=0.05, seed=0):
+    """Orbits of representations that are invariant, turned (orthogonal action), shifted (additive) or destroyed."""
+    g = torch.Generator().manual_seed(seed)
+    z = torch.randn(n, d, generator=g, dtype=torch.float64)
+    if kind == "invariant":
+        block = z[:, None].expand(n, m, d)
+    elif kind == "orthogonal":
+        turn = torch.linalg.qr(torch.randn(d, d, generator=g, dtype=torch.float64))[0]
+        block = torch.stack([z @ torch.linalg.matrix_power(turn, a).T for a in range(m)], 1)
+    elif kind == "additive":
+        shift = torch.randn(m, d, generator=g, dtype=torch.float64)
+        shift[0] = 0
+        block = z[:, None] + shift
+    else:
+        block = torch.randn(n, m, d, generator=g, dtype=torch.float64)
+    block = block + noise * torch.randn(n, m, d, generator=g, dtype=torch.float64)
+    return as_features(block)
+
+
+def as_features(block):
+    n, m, _ = block.shape
+    source, level = torch.arange(n).repeat_interleave(m), torch.arange(m).repeat(n)
+    return Features(block.flatten(0, 1).float(), {"source": source, "level": level}, source * m + level, source)
+
+
+VERDICTS = {"invariant": "invariant", "orthogonal": "re-encoded", "additive": "re-encoded", "destroyed": "lost"}
+
+
+@pytest.mark.parametrize(("kind", "verdict"), VERDICTS.items())
+def test_made_encoders_get_the_verdict_that_is_known(kind, verdict):
+    found = measure_equivariance(made(kind))
+    assert found.verdict == verdict
+    assert found.content.value + found.shift.value + found.interaction.value == pytest.approx(1, abs=1e-9)
+    assert found.n == 300
+
+
+@pytest.mark.parametrize("kind", VERDICTS)
+def test_few_images_are_unresolved(kind):
+    assert measure_equivariance(made(kind, n=40, noise=0.3)).verdict == "unresolved"
+
+
+def test_what_each_kind_is_made_of():
+    invariant, turned, shifted, lost = (measure_equivariance(made(kind)) for kind in VERDICTS)
+    assert invariant.invariance_error.high < 0.01
+    assert invariant.content.low > 0.98
+    assert shifted.interaction.high < 0.01
+    assert shifted.shift.low > 0.2
+    assert shifted.decodable["view"].low > 0.5  # the images differ as much as the levels do
+    assert shifted.decodable["difference"].low > 0.9
+    assert turned.interaction.low > 0.5
+    assert turned.decodable["pair"].high < 0.1 < 0.9 < turned.decodable["action"].low  # no linear reader sees a turn
+    assert turned.gain.low > 1
+    assert turned.kept.low > 0.95
+    assert turned.first.low > 0.95
+    assert abs(lost.invariance_error.value - 1) < 0.1
+    assert lost.kept.high < 0.1
+    assert lost.best.high < 0.1
+    for found in (invariant, lost):
+        assert found.mrr.low < found.mrr_chance + 0.05
+        assert found.mrr.high > found.mrr_chance - 0.05
+
+
+def test_shuffled_levels_are_the_floor():
+    orbits = made("additive")
+    found = measure_equivariance(shuffle_levels(orbits))
+    assert found.best.high < 0.1
+    assert found.verdict != "re-encoded"
+    assert torch.equal(shuffle_levels(orbits).matrix.sort(0).values, orbits.matrix.sort(0).values)
+
+
+def test_rotation_and_scale_of_h_change_nothing():
+    orbits = made("additive")
+    turn = torch.linalg.qr(torch.randn(SIZE, SIZE, generator=torch.Generator().manual_seed(1)))[0]
+    moved = replace(orbits, matrix=3 * orbits.matrix @ turn)
+    first, second = measure_equivariance(orbits), measure_equivariance(moved)
+    for name in ("invariance_error", "whitened_error", "content", "shift", "kept", "gain", "mrr"):
+        assert getattr(first, name).value == pytest.approx(getattr(second, name).value, abs=2e-3), name
+
+
+def test_the_invariance_error_against_a_loop():
+    orbits = made("additive", n=40)
+    found = measure_equivariance(orbits)
+    block = orbits.matrix.view(40, LEVELS, SIZE).double()
+    halves = []
+    for half in (range(20), range(20, 40)):  # which images are scored is drawn: every image once, in one half or other
+        rows = block[list(half)]
+        halves.append(rows)
+    whole = torch.cat(halves)
+    moved = np.mean([float((h[a] - h[0]).square().sum()) for h in whole for a in range(1, LEVELS)])
+    apart = np.mean([float((whole[i, 0] - whole[j, 0]).square().sum()) for i in range(40) for j in range(40) if i != j])
+    assert found.invariance_error.low < moved / apart < found.invariance_error.high
+
+
+def test_a_cycle_closes_and_a_shift_does_not():
+    m = 4
+    quarter = torch.block_diag(*[torch.tensor([[0.0, -1.0], [1.0, 0.0]], dtype=torch.float64)] * (SIZE // 2))
+    z = torch.randn(400, SIZE, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    block = torch.stack([z @ torch.linalg.matrix_power(quarter, a).T for a in range(m)], 1)
+    assert measure_equivariance(as_features(block), "rotation").cycle_error < 1e-3
+    assert measure_equivariance(made("additive"), "rotation").cycle_error > 1
+    assert math.isnan(measure_equivariance(made("additive"), "blur").cycle_error)
+
+
+def test_the_action_is_the_identity_under_much_shrinkage_and_exact_under_little():
+    orbits = made("orthogonal", noise=0.0)
+    block = orbits.matrix.view(-1, LEVELS, SIZE).double()
+    groups = torch.arange(len(block))
+    much, little = (fit_action(block, groups, (strength,)) for strength in (1e9, 1e-9))
+    assert much.weight.abs().max() < 1e-6
+    torch.testing.assert_close(little(block[:, 0]), block, atol=1e-4, rtol=0)
+    assert fit_action(block, groups).strength == 1e-4
+
+
+def test_ties_score_chance():
+    for m in (2, 5, 16):
+        reciprocal, first = reciprocal_ranks(torch.ones(3, m, m))
+        torch.testing.assert_close(reciprocal, torch.full((3, m), chance_mrr(m)).double())
+        torch.testing.assert_close(first, torch.full((3, m), 1 / m).double())
+    gaps = torch.tensor([[[0.0, 1.0, 2.0], [5.0, 3.0, 3.0], [0.0, 0.0, 9.0]]])
+    reciprocal, first = reciprocal_ranks(gaps)
+    assert reciprocal.tolist() == [[1.0, (1 / 1 + 1 / 2) / 2, pytest.approx(1 / 3)]]
+    assert first.tolist() == [[1.0, 0.5, 0.0]]
+
+
+def test_retrieval_by_a_loop():
+    block = torch.randn(5, 3, 2, dtype=torch.float64)
+    guess = torch.randn(5, 3, 2, dtype=torch.float64)
+    gaps = distances(guess, block)
+    for i in range(5):
+        for a in range(3):
+            order = [float((guess[i, a] - block[i, b]).square().sum()) for b in range(3)]
+            rank = 1 + sum(value < order[a] for value in order)
+            assert float(reciprocal_ranks(gaps)[0][i, a]) == pytest.approx(1 / rank)
+
+
+def test_the_turn_error_is_that_of_quaternions():
+    m = 8
+    angle = 2 * math.pi * torch.arange(m).double() / m
+    block = torch.stack((angle.cos(), angle.sin()), 1).expand(100, m, 2) + torch.randn(100, 1, 2).double()
+    assert measure_equivariance(as_features(block), "azimuth").turn_error < 0.01
+    lost = measure_equivariance(made("destroyed", m=m), "azimuth").turn_error
+    assert lost == pytest.approx(0.5, abs=0.1)  # a turn at random
+
+
+def test_health():
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(4000, 6, generator=g)
+    assert rankme(x) == pytest.approx(6, abs=0.05)
+    assert rankme(x[:, :1] @ torch.randn(1, 6, generator=g)) == pytest.approx(1, abs=1e-3)
+    values = torch.linalg.svdvals(x[:50].double())
+    p = values / values.sum()
+    assert rankme(x[:50]) == pytest.approx(math.exp(-sum(float(v) * math.log(float(v)) for v in p)))
+    with pytest.raises(ValueError, match="more rows than columns"):
+        rankme(x[:6])
+    assert alignment(x, 3 * x) == pytest.approx(0, abs=1e-9)
+    assert alignment(x, -x) == pytest.approx(4)
+    assert uniformity(torch.ones(10, 3)) == pytest.approx(0, abs=1e-6)
+    assert uniformity(x[:500]) < -2
+
+
+def test_cka_is_1_up_to_rotation_and_scale_and_0_for_noise_at_any_n():
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(60, 50, generator=g)
+    turn = torch.linalg.qr(torch.randn(50, 50, generator=g))[0]
+    assert debiased_cka(x, 2 * x @ turn + 3) == pytest.approx(1, abs=1e-5)
+    draws = [debiased_cka(torch.randn(30, 50, generator=g), torch.randn(30, 50, generator=g)) for _ in range(60)]
+    assert abs(float(np.mean(draws))) < 0.03  # the biased estimate gives 0.6 here
+    with pytest.raises(ValueError, match="the same images"):
+        debiased_cka(x, x[:5])
+
+
+class Brightness(Encoder):
+    """h is the mean colour of the four quarters: a quarter turn permutes them."""
+
+    representation_size = 12
+
+    def __init__(self):
+        super().__init__(coordinates=False)
+
+    def forward(self, images):
+        return torch.nn.functional.adaptive_avg_pool2d(images, 2).flatten(1)
+
+
+def test_a_battery_of_images_and_an_encoder():
+    images, rotation = make_noise_images(200), make_transformation("rotation")
+    found = evaluate_equivariance(Brightness(), images, rotation)
+    assert found.verdict == "re-encoded"
+    assert found.kept.value > 0.99
+    assert found.cycle_error < 0.05
+    same = evaluate_equivariance(Brightness(), rotation.orbit(images), rotation)
+    assert same.to_row() == pytest.approx(found.to_row(), nan_ok=True)
+    assert found.to_row()["decodable_action_low"] == found.decodable["action"].low
+    assert "re-encoded" in found._repr_html_()
+    flipped = evaluate_equivariance(Brightness(), images, make_transformation("horizontal_flip"))
+    assert set(flipped.decodable) == {"view"}
+    assert flipped.mrr_chance == 1
+
+
+def test_what_cannot_be_measured_is_said():
+    images = make_noise_images(40)
+    with pytest.raises(EquivarianceError, match="changes no pixel"):
+        evaluate_equivariance(Brightness(), images, make_transformation("identity"))
+    with pytest.raises(EquivarianceError, match="at least two levels"):
+        measure_equivariance(made("additive", m=1))
+    with pytest.raises(EquivarianceError, match="too few"):
+        measure_equivariance(made("additive", n=10))
+    with pytest.raises(EquivarianceError, match="same representation"):
+        measure_equivariance(as_features(torch.ones(40, 3, 2).double()))
+    with pytest.raises(EquivarianceError, match="leaves none of the 8"):
+        take(made("additive"), slice(8, None))
+    with pytest.raises(FeaturesError, match=r"must return \[40, d\]"):
+        evaluate_equivariance(torch.nn.Conv2d(3, 4, 3), images, make_transformation("rotation"))
+    with pytest.raises(EquivarianceError, match="only the turntable"):
+        local_sensitivity(Brightness(), images, "azimuth")
+
+
+def test_the_local_sensitivity_holds_still_and_knows_its_units():
+    """Of an encoder that sees a smooth blur of the picture, it changes little with the step."""
+    images = load_images("turntable", "test", size=30)
+    value, step, still = local_sensitivity(Brightness(), images, "elevation")
+    assert still
+    assert value > 0
+    assert step <= 0.1
+    again, _, _ = local_sensitivity(Brightness(), images, "elevation", step=2 * step)
+    assert again == pytest.approx(value, rel=0.3)
+
+
+def test_parts_of_the_turntable_s_range():
+    images = load_images("turntable", "test", size=12)
+    for name, low, high in (("elevation", math.radians(10), math.radians(70)), ("distance", 0.8, 1.3)):
+        transformation = make_transformation(name)
+        level = transformation.draw_levels(images, torch.arange(12), torch.Generator())
+        for k, part in enumerate(transformation.orbit(images)):
+            share = (part.factors[name] - low) / (high - low) * 4
+            assert ((share > k - 1e-3) & (share < k + 1 + 1e-3)).all()
+            own = level == k
+            assert (part.images[own].float() - images.images[own]).abs().max() <= 1 if own.any() else True
