@@ -9,7 +9,9 @@ from safetensors.torch import save_file
 from torchvision import models
 
 from ciperlib.analyse.features import extract_features
-from ciperlib.learn.foreign import ForeignEncoder, ForeignError, load_foreign
+from ciperlib.learn.foreign import ForeignEncoder, ForeignError, load_foreign, load_named
+from ciperlib.learn.runs import RunError
+from ciperlib.learn.training import fit
 from ciperlib.present import exercises
 
 MEAN, STD = (torch.tensor(values).view(3, 1, 1) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
@@ -99,6 +101,44 @@ def test_another_network_s_weights_are_named(network, tmp_path):
 def test_unknown_networks(name, says):
     with pytest.raises(ForeignError, match=says):
         load_foreign(name)
+
+
+def test_a_run_s_folder_names_its_encoder(tiny, tmp_path):
+    run = fit(tiny, tmp_path, progress="none", device="cpu")
+    named = load_named(f"{run.folder}/")
+    images = torch.rand(4, 3, 16, 16)
+    assert torch.equal(named.encoder(images), run.load_encoder()(images))
+    assert (named.trained_on, named.name) == (run.trained_on, run.name)
+    (run.folder / "encoder.safetensors").write_bytes(b"half a file")
+    with pytest.raises(RunError, match="damaged"):
+        load_named(str(run.folder))
+    (run.folder / "status.json").unlink()
+    with pytest.raises(ForeignError, match="the folder of a finished run"):
+        load_named(str(run.folder))
+
+
+@pytest.mark.parametrize("source", ["torchvision", "timm"])
+def test_a_network_is_named_with_its_checkpoint_or_without(network, tmp_path, source):
+    path = tmp_path / "mine@home.safetensors"
+    save_file(network.state_dict(), path)
+    images = torch.rand(2, 3, 32, 32)
+    named = load_named(f"{source}/resnet18@{path}")
+    assert torch.equal(named.encoder(images), load_foreign(f"{source}/resnet18", path)(images))
+    assert (named.trained_on, named.name) == (None, "resnet18, weights of mine@home.safetensors")
+    drawn = load_named(f"{source}/resnet18", image_size=32, seed=3)
+    assert torch.equal(drawn.encoder(images), load_foreign(f"{source}/resnet18", image_size=32, seed=3)(images))
+    assert drawn.name == "resnet18, never trained"
+
+
+@pytest.mark.parametrize(("name", "says"), [
+    ("timm/resnet18@nowhere.pth", "there is no checkpoint nowhere.pth"), ("timm/resnet18@", "there is no checkpoint"),
+    ("timm/resnet_18x", "timm has no network"), ("runs/nothing", "looked for in /.*runs/nothing"),
+    ("resnet18", "timm/NAME or torchvision/NAME"), ("", "the folder of a finished run"),
+    ("keras/resnet18@net.pth", "timm/NAME or torchvision/NAME"),
+])  # fmt: skip
+def test_what_names_no_encoder_says_what_would(name, says):
+    with pytest.raises(ForeignError, match=says):
+        load_named(name)
 
 
 def test_an_output_that_is_no_row_is_refused():

@@ -8,13 +8,23 @@ import statistics
 import nbformat
 import pytest
 from conftest import real_data
+from safetensors.torch import save_file
+from torchvision import models
 
+from ciperlib.config import Config
 from ciperlib.data.imageset import home
+from ciperlib.learn.runs import find_run
 from ciperlib.present import batch
 from ciperlib.present.exercises import SOLUTION_TAG, write_student_copies
 
 NOTEBOOKS = sorted((home() / "notebooks").glob("[0-9]*.ipynb"))
 SHIPPED = {"06_ablations": {"table": "data/sweeps/ablations.csv", "sweep_profile": "teaching"}}  # without its sweep
+ELSEWHERE = {  # an encoder that joins the notebook's own, and what is said of it
+    "02_linear_probing": ("torchvision/resnet18@{checkpoint}", ("category", "object", "session", "pose")),
+    "03_saliency": ("timm/resnet10t", ("accuracy", "map on the object", "occlusion on the object")),
+    "04_embeddings": ("{run}", ("kept, PaCMAP", "trustworthiness, PCA", "order in h")),
+    "05_explaining_away": ("torchvision/resnet18", ("value_nats", "forward_mlp_nats", "level_entropy_nats")),
+}
 names = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
@@ -74,9 +84,18 @@ def test_a_student_copy_fails_at_its_checker(path, tmp_path):
 
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory):
-    """Each notebook once, in the smoke profile: stem -> record."""
+    """Each notebook once, in the smoke profile, those that can with an encoder from elsewhere: stem -> record."""
     output = tmp_path_factory.mktemp("out")
-    return {path.stem: batch.run(path, profile="smoke", output=output) for path in NOTEBOOKS}
+    found = {"checkpoint": output / "net.safetensors", "run": find_run(Config()).folder}
+    save_file(models.resnet18(weights=None).state_dict(), found["checkpoint"])
+    joins = {stem: {"encoder": name.format(**found)} for stem, (name, _) in ELSEWHERE.items()}
+    return {path.stem: batch.run(path, joins.get(path.stem), profile="smoke", output=output) for path in NOTEBOOKS}
+
+
+@pytest.mark.parametrize("stem", ELSEWHERE)
+def test_an_encoder_from_elsewhere_enters_every_analysis(smoke, stem):
+    metrics = smoke[stem].metrics
+    assert all(math.isfinite(metrics[f"{measure}: yours"]) for measure in ELSEWHERE[stem][1])
 
 
 def test_training(smoke):

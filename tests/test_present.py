@@ -151,6 +151,7 @@ def test_scores_that_are_no_shares_have_their_own_axis():
     low, high = plotting.plot_scores(table, ["nats"], ends={"nats": 1.5}).layout.xaxis.range
     assert low < -0.1
     assert high > 1.5
+    assert plotting.plot_scores(table, ["nats"], ends={"nats": 0.3}).layout.xaxis.range[1] > 0.55  # the mean is seen
 
 
 def test_measures_show_every_seed_and_the_mean():

@@ -105,7 +105,7 @@ class Equivariance:
         for name, value in {**named, **{f"decodable_{reader}": m for reader, m in self.decodable.items()}}.items():
             row |= {name: value} if not isinstance(value, Measure) else {name: value.value}
             row |= {f"{name}_low": value.low, f"{name}_high": value.high} if isinstance(value, Measure) else {}
-        return row
+        return {**row, "decodable": self.best.value, "decodable_low": self.best.low, "decodable_high": self.best.high}
 
     def _repr_html_(self) -> str:
         shown = {

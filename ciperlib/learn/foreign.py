@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from ciperlib.data.imageset import TrainedOn
 from ciperlib.learn.encoders import Encoder, seeded
+from ciperlib.learn.runs import STATUS, load_run
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and standard deviation of the pixels
 SOURCES = ("timm", "torchvision")
@@ -79,6 +81,43 @@ def load_foreign(
     if checkpoint:
         _load_weights(network, Path(checkpoint))
     return ForeignEncoder(network, image_size, mean, std)
+
+
+class Named(NamedTuple):
+    """An encoder, the images it was trained on (None: unknown), and a short name of it."""
+
+    encoder: Encoder
+    trained_on: TrainedOn | None
+    name: str
+
+
+def load_named(name: str, *, image_size: int = 64, seed: int = 0, device: str | torch.device = "cpu") -> Named:
+    """An encoder by one string, as a notebook's parameter: a finished run, or a network from elsewhere.
+
+    Args:
+        name: a run's folder; or "timm/NAME" or "torchvision/NAME", untrained as it is drawn, or with the weights of a
+            file: "timm/NAME@CHECKPOINT".
+        image_size, seed: of a network from elsewhere, as for `load_foreign`.
+        device: where the encoder shall be.
+
+    Raises:
+        ForeignError: neither of these, or what `load_foreign` refuses.
+        RunError: a finished run that is damaged.
+    """
+    network, at, checkpoint = name.partition("@")
+    source, _, short = network.partition("/")
+    if source in SOURCES:
+        path = Path(checkpoint).expanduser() if at else None  # nothing after the @ is a missing file, not "untrained"
+        encoder = load_foreign(network, path, image_size=image_size, seed=seed).to(device)
+        return Named(encoder, None, f"{short}, weights of {path.name}" if path else f"{short}, never trained")
+    folder = Path(name).expanduser()
+    if not (folder / STATUS).is_file():
+        raise ForeignError(
+            f"there is no encoder {name!r}: write timm/NAME or torchvision/NAME, with @ and a checkpoint for its "
+            f"weights, or the folder of a finished run (looked for in {folder.absolute()})"
+        )
+    run = load_run(folder)
+    return Named(run.load_encoder(device), run.trained_on, run.name)
 
 
 def _timm(name: str, image_size: int) -> tuple[nn.Module, tuple]:

@@ -33,6 +33,11 @@ METHODS = {
     "ciper": "CIPER (alpha 0: SimCLR)",
     "predictive": "prediction alone",
     "simclr_clean_pass": "SimCLR + clean pass",
+    "essl": "E-SSL",
+    "augself": "AugSelf",
+    "equimod": "EquiMod",
+    "sie": "SIE",
+    "clever": "CLeVER",
 }
 VIEWS = {",".join(IMAGE_STEPS): "image", "pose": "pose"} | {
     ",".join(step for step in IMAGE_STEPS if step != left): f"image without {left}" for left in IMAGE_STEPS
@@ -40,7 +45,6 @@ VIEWS = {",".join(IMAGE_STEPS): "image", "pose": "pose"} | {
 COLOURINGS = ("category", "azimuth", "elevation", "session")
 PROBES = {"category": "category", "object": "object", "session": "session", "pose": "pose (R²)"}
 FLOORS = {"pixels": "line-ns", "random encoder": "circle-open", "shuffled labels": "x-thin"}  # and their symbols
-OWN = "#CC79A7"  # the colour of an encoder from elsewhere
 MOST_NATS = 0.45
 Parts: TypeAlias = dict[str, dict[str, Any]]  # name of a trace -> what it gets
 
@@ -138,7 +142,7 @@ def _about(portrait: Portrait) -> str:
 def encoder_parts(portrait: Portrait) -> Parts:
     """What differs from encoder to encoder, and with nothing else."""
     scores, found = portrait.scores, portrait.synergy
-    colour = COLOURS[portrait.config.method] if portrait.config else OWN
+    colour = COLOURS[portrait.config.method if portrait.config else "yours"]
     low, value, high = ([scores[name + end] for name in PROBES] for end in ("_low", "", "_high"))
     verdict = f"{found['verdict']}<br>H(A|Z) {found['level_entropy']:.2f} of {np.log(found['levels']):.2f}"
     return {

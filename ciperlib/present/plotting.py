@@ -12,7 +12,7 @@ from plotly.subplots import make_subplots
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from ciperlib.config import IMAGE_STEPS, Config
+from ciperlib.config import ALPHAS, IMAGE_STEPS, Config
 
 # Okabe and Ito's colours, told apart by colour-blind readers; one colour a method through the whole workbook.
 COLOURS = {
@@ -22,7 +22,13 @@ COLOURS = {
     "simclr_clean_pass": "#56B4E9",
     "predictive": "#E69F00",
     "ciper": "#D55E00",
+    "essl": "#882255",
+    "augself": "#44AA99",
+    "equimod": "#332288",
+    "sie": "#999933",
+    "clever": "#AA4499",
     "transformation_prediction": "#009E73",
+    "yours": "#CC79A7",  # an encoder from elsewhere
 }
 LABELS = {
     "pixels": "pixels",
@@ -31,6 +37,11 @@ LABELS = {
     "simclr_clean_pass": "SimCLR + clean pass",
     "predictive": "predictive",
     "ciper": "CIPER",
+    "essl": "E-SSL",
+    "augself": "AugSelf",
+    "equimod": "EquiMod",
+    "sie": "SIE",
+    "clever": "CLeVER",
 }
 WIDTH = 840  # pixels: what JupyterLab shows beside its file browser in a window of 1,280
 GREY = "#777777"  # readable on white and on black
@@ -56,7 +67,7 @@ def label(config: Config) -> str:
     kinds = {IMAGE_STEPS: "image aug.", ("pose",): "pose aug.", ("session",): "session aug."}
     kinds |= {tuple(step for step in IMAGE_STEPS if step != left): f"no {left}" for left in IMAGE_STEPS}
     kind = kinds.get(config.augmentations, "+".join(config.augmentations))
-    method = LABELS[config.method] + (f" {config.alpha:g}" if config.method == "ciper" and config.alpha != 1 else "")
+    method = LABELS[config.method] + (f" {config.alpha:g}" if config.alpha != ALPHAS.get(config.method, 0) else "")
     name = method if config.method == "random" else f"{method}, {kind}"
     return name if config.coordinates else f"{name}, without coordinates"
 
@@ -174,7 +185,7 @@ def plot_scores(
         table: columns encoder (the row's label), method, factor, value, low, high, seed.
         factors: the panels, from left to right.
         floors: factor -> name -> score, drawn as dotted lines.
-        ends: factor -> where its axis ends, for what is no share; else 1.
+        ends: factor -> where its axis ends, for what is no share; else 1. A mean beyond that moves the end.
     """
     encoders = list(dict.fromkeys(table["encoder"]))
     titles = [_score_title(table, factor) for factor in factors]
@@ -191,7 +202,8 @@ def plot_scores(
             )  # fmt: skip
     figure.update_yaxes(autorange="reversed", showgrid=False, range=[len(encoders) - 0.3, -0.6])
     for column, factor in enumerate(factors, 1):
-        end = (ends or {}).get(factor, 1)
+        end, means = (ends or {}).get(factor, 1), table[table["factor"] == factor].groupby("encoder")["value"].mean()
+        end = np.ceil(10 * means.max()) / 10 if means.max() > 1.06 * end else end  # an encoder unlike ours
         start = min(-0.06 * end, 1.1 * table.loc[table["factor"] == factor, "low"].min())
         figure.update_xaxes(range=[start, 1.06 * end], tickvals=[0, end / 2, end], row=1, col=column)
     height = 180 + 38 * len(encoders)

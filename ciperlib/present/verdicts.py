@@ -1,0 +1,57 @@
+"""Lost, or only re-encoded? The verdicts of many encoders about many transformations, as one picture."""
+
+from __future__ import annotations
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from ciperlib.present.plotting import GREY, TEMPLATE, WIDTH
+
+VERDICTS = {  # and their colours: told apart by colour-blind readers, readable under black letters
+    "invariant": "#7FB8E0",
+    "re-encoded": "#F0B35A",
+    "lost": "#B9B9B9",
+    "unresolved": "#F3F0E4",
+    "seeds differ": "#FFFFFF",
+}
+
+
+def summarise_verdicts(table: pd.DataFrame) -> pd.DataFrame:
+    """One row an encoder and transformation, in the table's order: the verdict that all seeds have, or "seeds differ",
+    and the means of what made it.
+
+    Args:
+        table: rows of `Equivariance.to_row` with the columns encoder and seed.
+    """
+    numbers = {name: (name, "mean") for name in ("invariance_error", "decodable", "kept", "gain", "mrr")}
+    groups = table.groupby(["encoder", "transformation"], sort=False)
+    verdict = groups["verdict"].agg(lambda seeds: seeds.iloc[0] if seeds.nunique() == 1 else "seeds differ")
+    return groups.agg(**numbers).assign(verdict=verdict, seeds=groups.size()).reset_index()
+
+
+def plot_verdicts(table: pd.DataFrame, title: str = "") -> go.Figure:
+    """A row an encoder, a column a transformation; the colour is the verdict, the numbers are the invariance error and
+    below it the share of the level that the best reader knows.
+
+    Args:
+        table: as for `summarise_verdicts`.
+    """
+    summary, names = summarise_verdicts(table), list(VERDICTS)
+    encoders, columns = (list(dict.fromkeys(summary[name])) for name in ("encoder", "transformation"))
+    cells = {(row.encoder, row.transformation): row for row in summary.itertuples()}
+    rows = [[cells.get((encoder, column)) for column in columns] for encoder in encoders]
+    text = [[f"{c.invariance_error:.2f}<br>{c.decodable:.0%}" if c else "" for c in row] for row in rows]
+    code = [[names.index(c.verdict) if c else None for c in row] for row in rows]
+    steps = [(edge / len(names), colour) for i, colour in enumerate(VERDICTS.values()) for edge in (i, i + 1)]
+    figure = go.Figure(layout=dict(template=TEMPLATE, width=WIDTH, height=150 + 38 * len(encoders), title=title))
+    figure.add_heatmap(
+        z=code, x=[column.replace("_", "<br>") for column in columns], y=encoders, text=text, texttemplate="%{text}",
+        textfont=dict(size=11, color="black"), colorscale=steps, zmin=-0.5, zmax=len(names) - 0.5, showscale=False,
+        xgap=2, ygap=2, hovertemplate="%{y}, %{x}: %{text}<extra></extra>",
+    )  # fmt: skip
+    for name in (name for name in names if name in set(summary["verdict"])):
+        marker = dict(color=VERDICTS[name], size=14, symbol="square", line=dict(color=GREY, width=1))
+        figure.add_scatter(x=[None], y=[None], mode="markers", name=name, marker=marker)
+    figure.update_xaxes(side="top", showgrid=False, tickangle=0, tickfont_size=11)
+    figure.update_yaxes(autorange="reversed", showgrid=False)
+    return figure.update_layout(legend=dict(orientation="h", y=-0.02, yanchor="top"), margin=dict(l=10, r=10))
