@@ -21,6 +21,7 @@ from ciperlib.analyse.equivariance import (
 )
 from ciperlib.analyse.features import Features, FeaturesError
 from ciperlib.analyse.health import alignment, debiased_cka, rankme, uniformity
+from ciperlib.analyse.worlds import KINDS, make_orbits
 from ciperlib.data import load_images
 from ciperlib.learn.encoders import Encoder
 from ciperlib.learn.transformations import make_transformation
@@ -28,23 +29,8 @@ from ciperlib.learn.transformations import make_transformation
 LEVELS, SIZE = 4, 8
 
 
-def made(kind, n=600, m=LEVELS, d=SIZE, noise=0.05, seed=0):
-    """Orbits of representations that are invariant, turned (orthogonal action), shifted (additive) or destroyed."""
-    g = torch.Generator().manual_seed(seed)
-    z = torch.randn(n, d, generator=g, dtype=torch.float64)
-    if kind == "invariant":
-        block = z[:, None].expand(n, m, d)
-    elif kind == "orthogonal":
-        turn = torch.linalg.qr(torch.randn(d, d, generator=g, dtype=torch.float64))[0]
-        block = torch.stack([z @ torch.linalg.matrix_power(turn, a).T for a in range(m)], 1)
-    elif kind == "additive":
-        shift = torch.randn(m, d, generator=g, dtype=torch.float64)
-        shift[0] = 0
-        block = z[:, None] + shift
-    else:
-        block = torch.randn(n, m, d, generator=g, dtype=torch.float64)
-    block = block + noise * torch.randn(n, m, d, generator=g, dtype=torch.float64)
-    return as_features(block)
+def made(kind, n=600, m=LEVELS, noise=0.05):
+    return make_orbits(kind, n, m=m, d=SIZE, noise=noise)
 
 
 def as_features(block):
@@ -53,10 +39,7 @@ def as_features(block):
     return Features(block.flatten(0, 1).float(), {"source": source, "level": level}, source * m + level, source)
 
 
-VERDICTS = {"invariant": "invariant", "orthogonal": "re-encoded", "additive": "re-encoded", "destroyed": "lost"}
-
-
-@pytest.mark.parametrize(("kind", "verdict"), VERDICTS.items())
+@pytest.mark.parametrize(("kind", "verdict"), KINDS.items())
 def test_made_encoders_get_the_verdict_that_is_known(kind, verdict):
     found = measure_equivariance(made(kind))
     assert found.verdict == verdict
@@ -64,13 +47,13 @@ def test_made_encoders_get_the_verdict_that_is_known(kind, verdict):
     assert found.n == 300
 
 
-@pytest.mark.parametrize("kind", VERDICTS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_few_images_are_unresolved(kind):
     assert measure_equivariance(made(kind, n=40, noise=0.3)).verdict == "unresolved"
 
 
 def test_what_each_kind_is_made_of():
-    invariant, turned, shifted, lost = (measure_equivariance(made(kind)) for kind in VERDICTS)
+    invariant, shifted, turned, lost = (measure_equivariance(made(kind)) for kind in KINDS)
     assert invariant.invariance_error.high < 0.01
     assert invariant.content.low > 0.98
     assert shifted.interaction.high < 0.01
@@ -132,7 +115,7 @@ def test_a_cycle_closes_and_a_shift_does_not():
 
 
 def test_the_action_is_the_identity_under_much_shrinkage_and_exact_under_little():
-    orbits = made("orthogonal", noise=0.0)
+    orbits = made("turned", noise=0.0)
     block = orbits.matrix.view(-1, LEVELS, SIZE).double()
     groups = torch.arange(len(block))
     much, little = (fit_action(block, groups, (strength,)) for strength in (1e9, 1e-9))
@@ -265,3 +248,8 @@ def test_parts_of_the_turntable_s_range():
             assert ((share > k - 1e-3) & (share < k + 1 + 1e-3)).all()
             own = level == k
             assert (part.images[own].float() - images.images[own]).abs().max() <= 1 if own.any() else True
+
+
+def test_made_orbits_are_of_known_kinds_alone():
+    with pytest.raises(ValueError, match="invariant, additive, turned, destroyed"):
+        make_orbits("moved")

@@ -511,3 +511,38 @@ def test_profiles():
     assert profile_parameters("paper", "config")["epochs"] == 800
     assert profile_parameters("teaching", "config") == {}
     assert profile_parameters("smoke", "no such notebook") == {}
+
+
+def test_the_invariance_error_s_checker():
+    def right(block):
+        h, others = block[:, 0], ~torch.eye(len(block), dtype=torch.bool)
+        return (block[:, 1:] - block[:, :1]).square().sum(2).mean() / torch.cdist(h, h).square()[others].mean()
+
+    wrong = {
+        "leave it out": lambda b: right(b) * (b.shape[1] - 1) / b.shape[1],
+        "pairs i = j": lambda b: (
+            (b[:, 1:] - b[:, :1]).square().sum(2).mean() / torch.cdist(b[:, 0], b[:, 0]).square().mean()
+        ),
+        "must be 0": lambda b: torch.ones(()),
+        "take means": lambda b: (b[:, 1:] - b[:, :1]).square().sum(2),
+        "squared distances": lambda b: (b[:, 1:] - b[:, :1]).norm(dim=2).mean(),
+        "returns nothing": lambda b: None,
+    }
+    assert "Right" in exercises.check_invariance_error(right)
+    for words, attempt in wrong.items():
+        with pytest.raises(AssertionError, match=words):
+            exercises.check_invariance_error(attempt)
+
+
+def test_the_orthogonality_s_checker():
+    cosine = torch.nn.functional.cosine_similarity
+    wrong = {
+        "opposite signs cancel": lambda a, b: cosine(a, b).mean().abs(),
+        "divide by both lengths": lambda a, b: (a * b).sum(1).abs().mean(),
+        "sign of a row": lambda a, b: cosine(a, b).mean() * 0.5 + cosine(a, b).abs().mean() * 0.5,
+        "take the mean": lambda a, b: cosine(a, b).abs(),
+    }
+    assert "Right" in exercises.check_orthogonality(lambda a, b: cosine(a, b).abs().mean())
+    for words, attempt in wrong.items():
+        with pytest.raises(AssertionError, match=words):
+            exercises.check_orthogonality(attempt)

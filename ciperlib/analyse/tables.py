@@ -106,6 +106,14 @@ def to_metrics(results: Mapping[str, ProbeResult]) -> dict[str, float]:
     return metrics
 
 
+def over_seeds(values: Sequence[float]) -> tuple[float, float, float]:
+    """The mean over seeds and its 95% t-interval; the bounds are NaN for fewer than two values."""
+    column = pd.Series(list(values), dtype=float).dropna()
+    n, mean = len(column), float(column.mean())
+    half = float(student_t.ppf(0.975, n - 1) * column.sem()) if n > 1 else math.nan
+    return mean, mean - half, mean + half
+
+
 def paired_difference(table: pd.DataFrame, factor: str, encoder: str, control: str) -> dict[str, float]:
     """An encoder's score minus a control's, paired by seed, with the 95% t-interval of the mean over seeds.
 
@@ -117,9 +125,8 @@ def paired_difference(table: pd.DataFrame, factor: str, encoder: str, control: s
     """
     scores = table[table["factor"] == factor].pivot(index="seed", columns="encoder", values="value")
     differences = (scores[encoder] - scores[control]).dropna()
-    n, mean = len(differences), float(differences.mean())
-    half = float(student_t.ppf(0.975, n - 1) * differences.sem()) if n > 1 else math.nan
-    return {"difference": mean, "low": mean - half, "high": mean + half, "seeds": n}
+    mean, low, high = over_seeds(differences)
+    return {"difference": mean, "low": low, "high": high, "seeds": len(differences)}
 
 
 def paired_differences(

@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -151,6 +152,40 @@ def six_and_nine(digits: ImageSet, *, nine_is_turned_six: bool) -> World | Featu
     return World(replace(orbits, groups=group), math.log(2))
 
 
+def make_orbits(
+    kind: str, images: int = 1000, *, m: int = 4, d: int = 8, noise: float = 0.05, seed: int = 0
+) -> Features:
+    """Orbits of which it is known what the transformation does to them: one of `KINDS`.
+
+    - invariant: nothing. additive: each level adds its own vector. turned: each level turns h further, by one random
+      orthogonal map. destroyed: another h, that has nothing to do with the first.
+
+    Args:
+        m: levels. d: dimensions. noise: spread of what is added to every number, against 1 between images.
+
+    Raises:
+        ValueError: another kind.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"there are no {kind!r} orbits; choose one of {', '.join(KINDS)}")
+    generator = torch.Generator().manual_seed(seed)
+    draw = partial(torch.randn, generator=generator, dtype=torch.float64)
+    h = draw(images, d)
+    if kind == "invariant":
+        block = h[:, None].expand(images, m, d)
+    elif kind == "additive":
+        shift = draw(m, d)
+        block = h[:, None] + shift - shift[0]
+    elif kind == "turned":
+        turn = torch.linalg.qr(draw(d, d))[0]
+        block = torch.stack([h @ torch.linalg.matrix_power(turn, level).T for level in range(m)], 1)
+    else:
+        block = draw(images, m, d)
+    level = torch.arange(m).repeat(images)
+    return _orbits((block + noise * draw(images, m, d)).flatten(0, 1), torch.zeros_like(level), level, m)
+
+
+KINDS = {"invariant": "invariant", "additive": "re-encoded", "turned": "re-encoded", "destroyed": "lost"}  # verdicts
 WORLDS: dict[str, Callable[..., World]] = {
     "xor": xor, "modular": modular, "modular_plain": modular_plain, "mixture": mixture, "copy": copy, "noise": noise,
     "quadrant": quadrant,

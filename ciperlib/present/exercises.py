@@ -164,6 +164,51 @@ def check_encoder(attempt: Callable[[Tensor], Tensor]) -> str:
     return f"Right: that is an encoder of {h.shape[1]} dimensions."
 
 
+def check_invariance_error(attempt: Callable[[Tensor], float]) -> str:
+    """Checks a learner's E|h(tx) - h(x)|^2 / E|h(x) - h(x')|^2 of a block [N, m, d] whose level 0 is h(x).
+
+    Raises:
+        AssertionError: naming the case that fails and what may be wrong.
+    """
+    h = torch.randn(200, 5, generator=torch.Generator().manual_seed(0))
+    still = h[:, None].expand(200, 3, 5)
+    other = torch.stack((h, h.roll(1, 0), h.roll(2, 0)), 1)  # as far as another image, exactly
+    value = float(_answer(attempt(still), (), "the error must be one number: take means"))
+    assert abs(value) < 1e-6, f"where nothing moves it must be 0, not {value:.3f}"
+    value, moved = float(attempt(other)), float((other[:, 1:] - other[:, :1]).square().sum(2).mean())
+    apart = 2 * 200 / 199 * float((h - h.mean(0)).square().sum(1).mean())
+    for wrong, mistake in {
+        moved / apart * 2 / 3: "level 0 is compared with itself: leave it out",
+        moved / apart * 200 / 199: "an image is compared with itself: leave the pairs i = j out",
+    }.items():
+        assert abs(value - wrong) > 1e-4, mistake
+    assert abs(value - moved / apart) < 1e-4, (
+        f"where each image moves to another's place it is {moved / apart:.3f}, not {value:.3f}: "
+        "squared distances of pairs, moved over apart"
+    )
+    assert abs(float(attempt(3 * other)) - value) < 1e-4, "a larger h has a larger error: divide by how far images are"
+    return "Right: that is the invariance error."
+
+
+def check_orthogonality(attempt: Callable[[Tensor, Tensor], float]) -> str:
+    """Checks a learner's mean of |cosine| over rows of a and b [N, K].
+
+    Raises:
+        AssertionError: naming the case that fails and what may be wrong.
+    """
+    a = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
+    value = float(_answer(attempt(a, a), (), "the loss must be one number: take the mean over rows"))
+    assert abs(value - 1) < 1e-4, f"of equal rows it is 1, not {value:.3f}: divide by both lengths"
+    signs = torch.ones(50, 1)
+    signs[25:] = -1
+    value = float(attempt(a, a * signs))
+    assert value > 1e-4, "rows of opposite signs cancel: take the absolute value of each row, not of the mean"
+    assert abs(value - 1) < 1e-4, f"the sign of a row must not count: 1, not {value:.3f}"
+    turned = torch.stack((-a[:, 1], a[:, 0], -a[:, 3], a[:, 2]), 1)
+    assert abs(float(attempt(a, turned))) < 1e-4, "rows at right angles must give 0"
+    return "Right: no sign can hide here."
+
+
 def write_student_copies(notebooks: Path, output: Path) -> list[Path]:
     """Copies of the notebooks without the cells tagged `solution`, by nbconvert's tag removal."""
     from nbconvert import NotebookExporter

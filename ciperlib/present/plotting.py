@@ -75,7 +75,10 @@ def label(config: Config) -> str:
 def _prediction_label(config: Config) -> str:
     name = config.transformation.replace("_", " ")
     image = " + image aug." if config.augmentations else ""
-    return name + image + {"none": "", "added": ", class added", "removed": ", class removed"}[config.class_information]
+    network = {"c4_resnet10": ", turning network", "c4_resnet10_invariant": ", turning network, pooled"}
+    plain = "" if config.coordinates else ", without coordinates"
+    informed = {"none": "", "added": ", class added", "removed": ", class removed"}[config.class_information]
+    return name + image + informed + network.get(config.architecture, plain)
 
 
 def plot_measures(
