@@ -19,13 +19,14 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from ciperlib.analyse.embedding import fit_embedding
+from ciperlib.analyse.equivariance import measure_equivariance
 from ciperlib.analyse.features import Features
 from ciperlib.analyse.information import NULL_CHOICE, explaining_away
 from ciperlib.analyse.probes import fit_linear_probe
 from ciperlib.analyse.saliency import FullGrad
 from ciperlib.analyse.summary import deal_folds, summarise
 from ciperlib.analyse.vinformation import BASE_RIDGES, RANKS, RIDGES, estimate
-from ciperlib.analyse.worlds import lift, make_world
+from ciperlib.analyse.worlds import lift, make_orbits, make_world
 from ciperlib.config import Config
 from ciperlib.data import turntable
 from ciperlib.data.imageset import ImageSet
@@ -33,8 +34,9 @@ from ciperlib.files import write_atomically
 from ciperlib.learn.augment import IMAGE_STEPS, Augmentation
 from ciperlib.learn.devices import environment
 from ciperlib.learn.encoders import make_encoder
-from ciperlib.learn.methods import make_objective
+from ciperlib.learn.methods import OBJECTIVES, make_objective
 from ciperlib.learn.objectives import Batch
+from ciperlib.learn.training import make_optimiser
 
 REPEATS = 5
 
@@ -99,28 +101,19 @@ def bench_step(batch: int = 64) -> list[dict]:
         from lightly.loss import NTXentLoss
     config = Config(method="simclr", architecture="resnet18", width=64, projector_width=2048, batch_size=batch)
     images, augmentation = random_images(batch), Augmentation(IMAGE_STEPS)
-    ours, plain = (make_objective(config, augmentation.specs) for _ in range(2))
-    ours = ours.to(memory_format=torch.channels_last)
+    plain = make_objective(config, augmentation.specs)
+    optimiser = make_optimiser(config, plain)
     generator = torch.Generator().manual_seed(0)
     views = tuple(augmentation(images, torch.arange(batch), generator) for _ in range(2))
-    fast = tuple(v._replace(images=v.images.contiguous(memory_format=torch.channels_last)) for v in views)
-    optimisers = [torch.optim.SGD(o.parameters(), 0.03, 0.9, weight_decay=5e-4) for o in (ours, plain)]
     criterion = NTXentLoss(0.5)
-
-    def our_step():
-        with torch.autocast("cpu", torch.bfloat16):
-            loss = ours(Batch(torch.arange(batch), fast[0].images, fast)).total
-        optimisers[0].zero_grad()
-        loss.backward()
-        optimisers[0].step()
 
     def plain_step():
         z1, z2 = (plain.contrastive.projector(plain.encoder(view.images.contiguous())) for view in views)
-        optimisers[1].zero_grad()
+        optimiser.zero_grad()
         criterion(z1, z2).backward()
-        optimisers[1].step()
+        optimiser.step()
 
-    a, b = median_seconds(our_step, plain_step)
+    a, b = median_seconds(training_step(config), plain_step)
     return [row("SimCLR step, ResNet-18, batch 64", batch / a, "plain loop", batch / b, "images/s", 2)]
 
 
@@ -228,6 +221,50 @@ def bench_information(n: int = 5000, nulls: int = 100) -> list[dict]:
     return [row(what, 1 / ours, "scikit-learn loop, extrapolated", 1 / seconds, "calls/s", 10)]
 
 
+def bench_kin(batch: int = 128) -> list[dict]:
+    """A training step of CIPER's kin in the teaching setting, per image equivalent (a pass of a whole image through the
+    encoder), against CIPER's. CLeVER, whose teacher is a second network, is left out."""
+    names = {"essl": "E-SSL", "augself": "AugSelf", "equimod": "EquiMod", "sie": "SIE"}
+    configs = [Config(method=method, batch_size=batch) for method in ("ciper", *names)]
+    seconds = median_seconds(*(training_step(config) for config in configs), repeats=15)
+    ciper, *kin = (OBJECTIVES[c.method].compute * batch / each for c, each in zip(configs, seconds))
+    return [row(f"{n} step", rate, "CIPER's", ciper, "passes/s", 0.9) for n, rate in zip(names.values(), kin)]
+
+
+def bench_equivariant(batch: int = 128) -> list[dict]:
+    """A SimCLR step of the C4 ResNet against the plain one's, both with 128 dimensions."""
+    fixed = dict(method="simclr", coordinates=False, batch_size=batch)
+    steps = [training_step(Config(architecture=name, **fixed)) for name in ("c4_resnet10", "resnet10")]
+    c4, plain = median_seconds(*steps, repeats=9)
+    return [row("C4 ResNet-10 step, batch 128", batch / c4, "plain ResNet-10", batch / plain, "images/s", 1 / 4.5)]
+
+
+def training_step(config: Config) -> Callable[[], None]:
+    """One step of the config's objective on fixed random views, as the training loop does it."""
+    images, augmentation = random_images(config.batch_size), Augmentation(IMAGE_STEPS)
+    objective = make_objective(config, augmentation.specs).to(memory_format=torch.channels_last)
+    generator, index = torch.Generator().manual_seed(0), torch.arange(config.batch_size)
+    drawn = [augmentation(images, index, generator) for _ in objective.crops]
+    views = tuple(v._replace(images=v.images.contiguous(memory_format=torch.channels_last)) for v in drawn)
+    batch, optimiser = Batch(index, views[0].images, views), make_optimiser(config, objective)
+
+    def step() -> None:
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = objective(batch).total
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+
+    return step
+
+
+def bench_battery(n: int = 2000, m: int = 16, d: int = 128) -> list[dict]:
+    """All measures of equivariance of 2,000 images at 16 levels."""
+    orbits = make_orbits("additive", n, m=m, d=d, noise=0.5)
+    (a,) = median_seconds(lambda: measure_equivariance(orbits), repeats=1)
+    return [row(f"battery of equivariance, {n:,} x {m} x {d}", 1 / a, "target", 1 / 60, "calls/s", 1)]
+
+
 def _interactions(x: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
     code = torch.nn.functional.one_hot(given).double()
     return torch.cat([x, code, (x[:, :, None] * code[:, None]).flatten(1)], 1)
@@ -256,17 +293,20 @@ BENCHMARKS = {
     "saliency": bench_saliency,
     "pacmap": bench_pacmap,
     "information": bench_information,
+    "kin": bench_kin,
+    "equivariant": bench_equivariant,
+    "battery": bench_battery,
 }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, help="JSON file for the results")
-    parser.add_argument("--only", choices=BENCHMARKS, help="run one of them")
+    parser.add_argument("--only", choices=BENCHMARKS, nargs="+", help="run some of them; the file keeps the others")
     options = parser.parse_args()
     rows = []
     for name, bench in BENCHMARKS.items():
-        if options.only in (None, name):
+        if name in (options.only or BENCHMARKS):
             for result in bench():
                 rows.append(result)
                 ratio = f"{result['ratio']:.2f} x {result['compared with']} (target {result['target']} x)"
@@ -274,6 +314,10 @@ def main() -> None:
                 print(f"{result['what']:36} {result['ours']:10.3g} {result['unit']:9} {ratio}{extra}", flush=True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if options.output:
+        if options.only and options.output.exists():
+            new = {result["what"] for result in rows}
+            known = json.loads(options.output.read_text())["rows"]
+            rows = [result for result in known if result["what"] not in new] + rows
         text = json.dumps({"environment": environment(device), "rows": rows}, indent=2)
         write_atomically(options.output, text + "\n")
         print(f"written to {options.output}")
