@@ -19,7 +19,7 @@ workbook: $(STAMP)  ## every notebook
 test: $(STAMP)  ## the laws, the notebooks, the style; `make test ARGS='-m "not slow"'` for the quick ones
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
 
 lab: $(STAMP)  ## JupyterLab on this machine only, with a token, on a page with the notebooks in order
 	JUPYTER_CONFIG_PATH=$(CURDIR)/notebooks $(PY) -m jupyterlab --ServerApp.ip=127.0.0.1 $(if $(filter 0,$(shell id -u)),--allow-root) --ServerApp.root_dir=$(CURDIR) --LabApp.default_url=/lab/tree/notebooks/start.md $(ARGS)

@@ -76,7 +76,7 @@ def test_the_readme_s_table_of_synergy_is_what_was_published():
     m = published("05_explaining_away")["metrics"]
     text = (home() / "README.md").read_text()
     rows = re.findall(r"^\| ([^|]+?) \| ([-\d.]+) \| ([-\d.]+) \| ([-\d.]+) \|$", text, re.M)
-    assert len(rows) == 8
+    assert len(rows) == 11
     for name, *cells in rows:
         for column, cell in zip(("value_nats", "forward_mlp_nats", "level_entropy_nats"), cells):
             assert float(cell) == pytest.approx(m[f"{column}: {name}"], abs=0.0051), (name, column)
@@ -119,9 +119,10 @@ def test_the_ablations_of_notebook_06_and_the_readme():
     assert m["object: SimCLR"] < read_floors()["pixels"]["object"] < m["object: CIPER"] < 0.85
     assert m["object: no crop"] < m["object: never trained"] + 0.05
     assert m["object: no crop"] < m["object: no jitter"] < m["object: no flip"]
-    for name in ("no crop", "no jitter", "SimCLR", "SimCLR, clean pass", "SimCLR, 45 epochs"):
+    for name in ("no crop", "no jitter", "SimCLR", "SimCLR, clean pass", "SimCLR, 45 epochs", "half the width"):
         assert m[f"object: {name} - CIPER (high)"] < 0
-    for name in ("no flip", "no grayscale", "colours first"):
+    assert m["object: half the width"] > m["object: SimCLR"]
+    for name in ("no flip", "no grayscale", "colours first", "no coordinates", "flip 0.8"):
         assert m[f"object: {name} - CIPER (low)"] < 0 < m[f"object: {name} - CIPER (high)"]
     for factor in ("category", "object", "pose"):
         assert m[f"{factor}: SimCLR"] < m[f"{factor}: alpha 0.1"] < m[f"{factor}: CIPER"]
