@@ -90,7 +90,9 @@ class Config:
     prediction_sign: str = _choice("plus", "of the predictive loss (Eq. 1 prints minus)", options=("plus", "minus"))
     augmentation_order: str = _choice("paper", "of image steps, or colours first", options=("paper", "reversed"))
     invariant_share: float | None = _choice(None, "of h, the invariant part of SIE and CLeVER", low=0.0, high=1.0)
-    orthogonality: str = _choice("batch", "CLeVER's |cosine|: of the mean, or each", options=("batch", "sample"))
+    orthogonality: str = _choice(
+        "batch", "CLeVER's |cosine| of answers: mean first, or each", options=("batch", "sample")
+    )
     transformation: str = _choice("rotation", "what transformation_prediction predicts", options=TRANSFORMATIONS)
     class_information: str = _choice("none", "the class: left alone, also predicted, fought", options=CLASS_INFORMATION)
 
@@ -133,6 +135,8 @@ class Config:
             alpha = 0.0
         object.__setattr__(self, "alpha", float(alpha))
         object.__setattr__(self, "method", method)
+        if self.invariant_share == INVARIANT_SHARES.get(method):
+            object.__setattr__(self, "invariant_share", None)
 
     def _check_pairs(self) -> None:
         if not self.augmentations and self.method not in ("random", "transformation_prediction"):
@@ -185,12 +189,20 @@ class Config:
                 f"coordinates=True does not go with architecture={self.architecture!r}: coordinates do not turn with "
                 "the image, and the network would no longer be equivariant; choose coordinates=False"
             )
-        if self.architecture.startswith("c4") and (self.width % 2 or self.image_size % 8):
+        half = 2 if self.method in ("essl", "clever") else 1  # these also look at images of half the side
+        fields = 8 if self.norm == "group" else 2
+        if self.architecture.startswith("c4") and (self.width % fields or self.image_size % (8 * half)):
             raise ConfigError(
-                f"width={self.width}, image_size={self.image_size} do not go with architecture={self.architecture!r}: "
-                "its fields have half the width, and it halves the image three times; choose multiples of 2 and 8"
+                f"width={self.width}, image_size={self.image_size} do not go with architecture={self.architecture!r}, "
+                f"norm={self.norm!r} and method={self.method!r}: it halves images three times, and has fields for half "
+                f"the width; choose multiples of {fields} and {8 * half}"
             )
-        tile = PATCH * (2 if self.method in ("essl", "clever") else 1)  # these also look at images of half the side
+        if self.architecture == "vit_tiny" and 8 * self.width % max(1, 8 * self.width // 64):
+            raise ConfigError(
+                f"width={self.width} does not go with architecture='vit_tiny', whose {8 * self.width} dimensions are "
+                "divided among heads of 64: choose a multiple of 8"
+            )
+        tile = PATCH * half
         if self.architecture == "vit_tiny" and self.image_size % tile:
             raise ConfigError(
                 f"image_size={self.image_size} does not go with architecture='vit_tiny', whose patches have "
@@ -226,7 +238,7 @@ class Config:
         A choice that the method never reads is left out: SimCLR has no predictor, and `random` depends on nothing but
         encoder, images and seed.
         """
-        unread = _UNREAD.get(self.method, ())
+        unread = (*_UNREAD.get(self.method, ()), *(["momentum"] if self.optimiser == "adamw" else []))
         chosen = {
             f.name: _plain(getattr(self, f.name))
             for f in fields(self)

@@ -109,6 +109,13 @@ def test_every_choice_that_is_read_changes_the_name():
         ({"architecture": "c4_resnet10"}, "choose coordinates=False"),
         ({"architecture": "c4_resnet10", "coordinates": False, "image_size": 36}, "multiples of 2 and 8"),
         ({"architecture": "vit_tiny", "image_size": 30}, "whose patches have 4 pixels"),
+        ({"architecture": "vit_tiny", "image_size": 20, "method": "essl"}, "choose a multiple of 8"),
+        ({"architecture": "vit_tiny", "width": 25}, "divided among heads of 64"),
+        (
+            {"architecture": "c4_resnet10", "coordinates": False, "image_size": 24, "method": "essl"},
+            "multiples of 2 and 16",
+        ),
+        ({"architecture": "c4_resnet10", "coordinates": False, "width": 12, "norm": "group"}, "multiples of 8 and 8"),
     ],
 )
 def test_what_cannot_work_among_the_kin_is_refused(choices, message):
@@ -120,6 +127,9 @@ def test_each_method_has_its_own_alpha_and_split():
     assert [Config(method=method).alpha for method in ("ciper", "essl", "sie", "simclr")] == [1.0, 0.4, 0.45, 0.0]
     assert Config(method="essl", alpha=0.4).name == Config(method="essl").name
     assert Config(method="essl").name.startswith("essl-a0.4-image-turntable-s0-")
+    assert Config(method="clever", invariant_share=0.8) == Config(method="clever")
+    adamw = Config(optimiser="adamw")
+    assert Config(optimiser="adamw", momentum=0.5).name == adamw.name != Config().name
     assert [Config(method=method).split for method in ("sie", "clever", "ciper")] == [64, 102, 0]
     for method in ("essl", "clever"):
         config = Config(method=method)

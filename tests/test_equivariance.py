@@ -19,7 +19,7 @@ from ciperlib.analyse.equivariance import (
     shuffle_levels,
     take,
 )
-from ciperlib.analyse.features import Features, FeaturesError
+from ciperlib.analyse.features import Features, FeaturesError, split_features
 from ciperlib.analyse.health import alignment, debiased_cka, rankme, uniformity
 from ciperlib.analyse.worlds import KINDS, make_orbits
 from ciperlib.data import load_images
@@ -39,9 +39,10 @@ def as_features(block):
     return Features(block.flatten(0, 1).float(), {"source": source, "level": level}, source * m + level, source)
 
 
+@pytest.mark.parametrize("m", [2, LEVELS])
 @pytest.mark.parametrize(("kind", "verdict"), KINDS.items())
-def test_made_encoders_get_the_verdict_that_is_known(kind, verdict):
-    found = measure_equivariance(made(kind))
+def test_made_encoders_get_the_verdict_that_is_known(kind, verdict, m):
+    found = measure_equivariance(made(kind, m=m))
     assert found.verdict == verdict
     assert found.content.value + found.shift.value + found.interaction.value == pytest.approx(1, abs=1e-9)
     assert found.n == 300
@@ -90,18 +91,30 @@ def test_rotation_and_scale_of_h_change_nothing():
         assert getattr(first, name).value == pytest.approx(getattr(second, name).value, abs=2e-3), name
 
 
-def test_the_invariance_error_against_a_loop():
+def test_the_invariance_error_and_the_shares_against_loops():
     orbits = made("additive", n=40)
-    found = measure_equivariance(orbits)
-    block = orbits.matrix.view(40, LEVELS, SIZE).double()
-    halves = []
-    for half in (range(20), range(20, 40)):  # which images are scored is drawn: every image once, in one half or other
-        rows = block[list(half)]
-        halves.append(rows)
-    whole = torch.cat(halves)
-    moved = np.mean([float((h[a] - h[0]).square().sum()) for h in whole for a in range(1, LEVELS)])
-    apart = np.mean([float((whole[i, 0] - whole[j, 0]).square().sum()) for i in range(40) for j in range(40) if i != j])
-    assert found.invariance_error.low < moved / apart < found.invariance_error.high
+    found, block = measure_equivariance(orbits), orbits.matrix.view(40, LEVELS, SIZE).double()
+    scored = split_features(orbits.subset(slice(0, None, LEVELS)), test_share=0.5)[1].groups
+    rows = block[scored]
+    n = len(rows)
+    moved = np.mean([float((h[a] - h[0]).square().sum()) for h in rows for a in range(1, LEVELS)])
+    apart = np.mean([float((rows[i, 0] - rows[j, 0]).square().sum()) for i in range(n) for j in range(n) if i != j])
+    assert found.invariance_error.value == pytest.approx(moved / apart, rel=1e-9)
+    mean = rows.mean((0, 1))
+    whole = sum(float((h - mean).square().sum()) for image in rows for h in image)
+    content = LEVELS * sum(float((image.mean(0) - mean).square().sum()) for image in rows)
+    shift = n * sum(float((rows[:, a].mean(0) - mean).square().sum()) for a in range(LEVELS))
+    assert found.content.value == pytest.approx(content / whole, rel=1e-9)
+    assert found.shift.value == pytest.approx(shift / whole, rel=1e-9)
+
+
+def test_a_map_that_too_few_images_cannot_fit_is_not_called_lost():
+    for m in (2, 4):
+        few = measure_equivariance(make_orbits("turned", 100, m=m, d=64))
+        assert few.fitted == 50 < 64
+        assert few.verdict != "lost"
+    assert measure_equivariance(make_orbits("destroyed", 100, d=64)).verdict == "unresolved"
+    assert measure_equivariance(make_orbits("destroyed", 400, d=64)).verdict == "lost"
 
 
 def test_a_cycle_closes_and_a_shift_does_not():
@@ -215,6 +228,8 @@ def test_what_cannot_be_measured_is_said():
         evaluate_equivariance(Brightness(), images, make_transformation("identity"))
     with pytest.raises(EquivarianceError, match="at least two levels"):
         measure_equivariance(made("additive", m=1))
+    with pytest.raises(EquivarianceError, match="at least two levels"):
+        evaluate_equivariance(Brightness(), (images,), make_transformation("rotation"))
     with pytest.raises(EquivarianceError, match="too few"):
         measure_equivariance(made("additive", n=10))
     with pytest.raises(EquivarianceError, match="same representation"):

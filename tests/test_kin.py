@@ -90,12 +90,12 @@ def test_what_leads_from_one_view_to_the_other(augmentations):
         if "pose" in augmentations:
             turn = images.factors["azimuth"][second.source[row]] - images.factors["azimuth"][first.source[row]]
             rest = [b[k] - a[k] for k in ("elevation", "distance")]
-            expected = [math.sin(turn), math.cos(turn), *rest]
+            expected = [math.sin(turn), 1 - math.cos(turn), *rest]
             assert forth["pose"][row].tolist() == pytest.approx(expected, abs=1e-5)
     for step, value in forth.items():
         turned = back[step].clone()
         if step == "pose":
-            turned[:, 1] *= -1  # the cosine
+            turned[:, 1] *= -1  # the cosine's
         torch.testing.assert_close(value, turned if step == "flip" else -turned)
 
 
@@ -170,24 +170,36 @@ def test_sie_s_terms_and_their_weights():
     b1, b2 = (objective.equivariant_expander(h[:, half:]) for h in (h1, h2))
     torch.testing.assert_close(found.terms["invariance"], (a1 - a2).square().mean())
     steps = relative(objective.specs, *(view.parameters for view in batch.views))
-    g = losses.standardise(torch.cat(list(steps.values()), 1))
+    g = torch.cat(list(steps.values()), 1)
+    g = g / torch.sqrt(g.square().mean(0) + 1e-5)
     guess = torch.stack([objective.hypernetwork(g[i]).view(half, half) @ b1[i] for i in range(16)])
     torch.testing.assert_close(found.terms["equivariance"], (guess - b2).square().mean())
     torch.testing.assert_close(found.terms["prediction_variance"], losses.variance_hinge(guess))
+    whole = [torch.cat(parts, 1) for parts in ((a1, b1), (a2, b2))]
+    hinges, penalties = ([term(z) for z in whole] for term in (losses.variance_hinge, losses.covariance_penalty))
+    torch.testing.assert_close(found.terms["variance"], sum(hinges) / 2)
+    torch.testing.assert_close(found.terms["covariance"], sum(penalties))
     weights = SIE_WEIGHTS | {"equivariance": 4.5}
     torch.testing.assert_close(found.total, sum(weights[name] * term for name, term in found.terms.items()))
 
 
-def test_sie_s_map_is_the_identity_where_nothing_differs():
-    objective, _ = make("sie", norm="group")
-    b = torch.randn(3, objective.split)
-    maps = objective.hypernetwork(torch.zeros(3, objective.hypernetwork.in_features)).view(3, b.shape[1], -1)
-    torch.testing.assert_close(torch.bmm(maps, b[:, :, None])[:, :, 0], b)
+@pytest.mark.parametrize("augmentations", [IMAGE, ("pose",)])
+def test_sie_predicts_no_movement_where_nothing_differs(augmentations):
+    """Of two views that are one: at the start the prediction is the embedding itself, and both errors are 0."""
+    objective, batch = make("sie", augmentations, norm="group")
+    with torch.no_grad():
+        same, other = objective(batch._replace(views=(batch.views[0],) * 2)).terms, objective(batch).terms
+    assert float(same["invariance"]) == 0
+    assert float(same["equivariance"]) < 1e-9
+    assert float(other["equivariance"]) > 1e-3
 
 
 def test_clever_s_terms_over_all_pairs_of_different_views():
     objective, batch = make("clever", norm="group")
     objective.eval()  # the centres stay
+    for part, seed in (("invariant", 5), ("equivariant", 6)):
+        centre = getattr(objective, f"{part}_centre")
+        centre.copy_(0.1 * torch.randn(centre.shape, generator=torch.Generator().manual_seed(seed)))
     found = objective(batch)
     cut = objective.split
     images = [view.images for view in batch.views]
@@ -201,9 +213,11 @@ def test_clever_s_terms_over_all_pairs_of_different_views():
         for v in range(len(seen)):
             if v == q:
                 continue
-            known = (objective.teacher_heads["invariant"](taught[q][:, :cut]) / 0.04).softmax(1)
+            known = objective.teacher_heads["invariant"](taught[q][:, :cut]) - objective.invariant_centre
+            known = (known / 0.04).softmax(1)
             distilled.append(-(known * (objective.heads["invariant"](seen[v][:, :cut]) / 0.1).log_softmax(1)).sum(1))
-            known = (objective.teacher_heads["equivariant"](taught[q][:, cut:]) / 0.04).softmax(1)
+            known = objective.teacher_heads["equivariant"](taught[q][:, cut:]) - objective.equivariant_centre
+            known = (known / 0.04).softmax(1)
             said = (objective.heads["equivariant"](seen[v][:, cut:]) / 0.1).softmax(1)
             orthogonal.append(F.cosine_similarity(known, said).mean().abs())
     torch.testing.assert_close(found.terms["distillation"], torch.stack(distilled).mean())

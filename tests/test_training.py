@@ -287,9 +287,10 @@ def test_fit_needs_no_notebook_package(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_equal_one(tmp_path):
+@pytest.mark.parametrize("method", ["ciper", "essl", "augself", "equimod", "sie", "clever"])
+def test_two_processes_equal_one(method, tmp_path):
     """torchrun with gloo, float32, no BatchNorm: the same weights as one process on the same global batch."""
-    choices = {**TINY, "norm": "group", "precision": "float32", "epochs": 2}
+    choices = {**TINY, "norm": "group", "precision": "float32", "epochs": 2, "method": method}
     arguments = list(itertools.chain.from_iterable(("-p", k, str(v)) for k, v in choices.items()))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command += ["-m", "ciperlib", "fit", "--root", str(tmp_path / "two"), "--device", "cpu", *arguments]

@@ -27,11 +27,14 @@ from ciperlib.data.imageset import ImageSet
 from ciperlib.learn.encoders import derived_seed
 from ciperlib.learn.transformations import Transformation
 
-CYCLIC = ("rotation", "azimuth", "horizontal_flip", "vertical_flip", "inversion")  # once around, and nothing happened
+# level 1 as often as this (for the azimuth: as often as there are levels) is once around, and nothing has happened
+CYCLIC = {"rotation": 4, "horizontal_flip": 2, "vertical_flip": 2, "inversion": 2, "azimuth": None}
 READERS = ("view", "difference", "pair", "action")
 STRENGTHS = (1e-1, 1e-2, 1e-3)  # of the logistic readers
 INVARIANT, DECODABLE, KEPT = 0.1, 0.1, 0.5  # where the verdict draws its lines; see `judge`
+RAYS = 64  # a pixel, for small steps: with the usual 4 an edge jumps from ray to ray, and no step is small enough
 FEWEST, ENOUGH = 16, 30  # images to measure on, and scored images from which a verdict is given
+FITTED = 1.5  # fitted images for each dimension from which "lost" is believed: fewer cannot fit a map that is there
 
 
 class EquivarianceError(ValueError):
@@ -52,7 +55,8 @@ class Equivariance:
 
     Attributes:
         transformation, levels: its name, and m.
-        n: images scored; as many again were fitted on.
+        n, fitted, d: images scored, images fitted on, dimensions of h. With few images for each dimension `kept` and
+            `gain` err low, and their intervals, which hold the fitted maps fixed, do not say so.
         invariance_error: E|h(tx) - h(x)|^2 / E|h(x) - h(x')|^2: 0 invariant, 1 as far as another image.
         whitened_error: the same after whitening (by the fitting half's h0): every direction in use counts alike.
         content, shift, interaction: shares of the orbits' variance, which sum to 1: what an image has at all levels,
@@ -66,7 +70,8 @@ class Equivariance:
         mrr, first: retrieval of h1 among its orbit without h0, from M h0: mean reciprocal rank, and share ranked first.
         mrr_chance: of the mean reciprocal rank.
         turn_error: for the azimuth, mean of 1 - <q, q'>^2 between the true turn and the retrieved one (PRE), else NaN.
-        cycle_error: |M^m h - h| / |h - mean| for transformations that come around, else NaN.
+        cycle_error: |M^k h - h| / |h - mean| for transformations of which k in a row come around, M the map of level 1
+            (of the azimuth: fitted on the first part of the circle, used on all), else NaN.
         rankme, alignment, uniformity: health of h at level 0 (RankMe is NaN for no more than d images).
         verdict: "invariant", "re-encoded", "lost" or "unresolved". unseen: as for `Features`.
     """
@@ -74,6 +79,8 @@ class Equivariance:
     transformation: str
     levels: int
     n: int
+    fitted: int
+    d: int
     invariance_error: Measure
     whitened_error: Measure
     content: Measure
@@ -137,7 +144,7 @@ def evaluate_equivariance(
         FeaturesError: an encoder whose output is not [N, d].
     """
     levels = transformation.orbit(images) if isinstance(images, ImageSet) else images
-    if all(torch.equal(level.images, levels[0].images) for level in levels[1:]):
+    if len(levels) > 1 and all(torch.equal(level.images, levels[0].images) for level in levels[1:]):
         raise EquivarianceError(f"{transformation.name} changes no pixel of these images: there is nothing to measure")
     orbits = extract_orbits(encoder, levels, transformation, **options)
     return measure_equivariance(take(orbits, part), transformation.name, seed=seed, draws=draws)
@@ -185,7 +192,7 @@ def measure_equivariance(
     reciprocal, first = reciprocal_ranks(gaps)
     readers = _readers(fit, test, action, firsts.groups[fitted], seed)
     result = Equivariance(
-        transformation, m, len(test),
+        transformation, m, len(test), len(fit), d,
         invariance_error=over(_movement(test, test[:, 0]), _ratio),
         whitened_error=over(_movement(*_whitened(test, fit[:, 0])), _ratio),
         **{name: over(terms, _ratio) for name, terms in _variances(test).items()},
@@ -195,7 +202,7 @@ def measure_equivariance(
         mrr=over(_per_image(reciprocal), _ratio), first=over(_per_image(first), _ratio),
         mrr_chance=chance_mrr(m - 1),
         turn_error=_turn_error(gaps) if transformation == "azimuth" else math.nan,
-        cycle_error=action.cycle_error(test[:, 0]) if transformation in CYCLIC else math.nan,
+        cycle_error=action.cycle_error(test[:, 0]) if CYCLIC.get(transformation, 0) in (None, m) else math.nan,
         rankme=rankme(test[:, 0]) if len(test) > d else math.nan,
         alignment=float(np.mean([alignment(test[:, 0], test[:, a]) for a in range(1, m)])),
         uniformity=uniformity(test[:2000, 0]), unseen=ordered.unseen,
@@ -207,9 +214,10 @@ def judge(found: Equivariance) -> str:
     """The verdict, from the ends of the intervals that make it hardest.
 
     - invariant: the invariance error is below a tenth of the distance between images.
-    - re-encoded: it is above; some reader knows more than a tenth of what there is to know of the level; and the
-      level's map predicts more than the identity does.
-    - lost: it is above; the maps predict less than half of h; and no reader knows a tenth.
+    - re-encoded: it is above; some reader knows more than a tenth of what there is to know of the level (of two levels,
+      where only h1 alone is read, it is enough that the map predicts half of h); and the level's map predicts more than
+      the identity does.
+    - lost: it is above; the maps predict less than half of h, fitted on images enough; and no reader knows a tenth.
     - unresolved: anything else, small samples among it.
     """
     error, known = found.invariance_error, found.decodable.values()
@@ -217,9 +225,11 @@ def judge(found: Equivariance) -> str:
         return "unresolved"
     if error.high < INVARIANT:
         return "invariant"
-    if error.low > INVARIANT and max(measure.low for measure in known) > DECODABLE and found.gain.low > 0:
+    orderly = max(measure.low for measure in known) > DECODABLE or (found.levels == 2 and found.kept.low > KEPT)
+    if error.low > INVARIANT and orderly and found.gain.low > 0:
         return "re-encoded"
-    if error.low > INVARIANT and found.kept.high < KEPT and max(measure.high for measure in known) < DECODABLE:
+    unknown = found.kept.high < KEPT and max(measure.high for measure in known) < DECODABLE
+    if error.low > INVARIANT and unknown and found.fitted >= FITTED * found.d:
         return "lost"
     return "unresolved"
 
@@ -234,15 +244,15 @@ def shuffle_levels(orbits: Features, seed: int = 0) -> Features:
 
 
 def local_sensitivity(
-    encoder: nn.Module, images: ImageSet, factor: str, *, step: float = 0.1, tolerance: float = 0.1, halvings: int = 5
+    encoder: nn.Module, images: ImageSet, factor: str, *, step: float = 0.1, tolerance: float = 0.1, halvings: int = 6
 ) -> tuple[float, float, bool]:
     """How fast h moves with a factor of the turntable: mean of |dh/dt| / spread of h, by central differences.
 
     Args:
         images: of the turntable.
         factor: azimuth or elevation (per radian), or distance (per unit of it).
-        step: the first half-width; halved until the value changes by less than `tolerance` of itself, since a picture
-            changes in jumps where edges cross pixels, and is not a straight line where the step is wide.
+        step: the first half-width; halved until the value changes by less than `tolerance` of itself: where the step is
+            wide h does not move along a straight line.
         halvings: at most.
 
     Returns:
@@ -273,7 +283,7 @@ def local_sensitivity(
 def _moved(images: ImageSet, factor: str, by: float) -> ImageSet:
     factors = {**images.factors, factor: images.factors[factor] + by}
     size = images.images.shape[-1]
-    rendered = turntable.render(*(factors[name] for name in turntable.POSE), image_size=size)
+    rendered = turntable.render(*(factors[name] for name in turntable.POSE), image_size=size, rays=RAYS)
     return replace(images, images=rendered.images, masks=rendered.masks, factors=factors)
 
 

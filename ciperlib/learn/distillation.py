@@ -13,7 +13,7 @@ from ciperlib.learn import losses
 from ciperlib.learn.encoders import seeded
 from ciperlib.learn.kin import half_size
 from ciperlib.learn.objectives import Batch, Losses, Objective, represent
-from ciperlib.learn.parallel import gather
+from ciperlib.learn.parallel import gather, world_size
 
 GLOBAL, LOCAL = (0.4, 1.0), (0.05, 0.4)  # area of the crops, as in DINO
 LOCAL_VIEWS = 4  # at half the side: as much computing as one whole view
@@ -40,7 +40,7 @@ class DINOHead(nn.Module):
 
 
 class CLeVER(Objective):
-    """CLeVER (arXiv 2412.00817): h = [invariant | equivariant], the first int(0.8 d) dimensions and the rest.
+    """CLeVER (arXiv 2406.00262): h = [invariant | equivariant], the first int(0.8 d) dimensions and the rest.
 
     The invariant part is trained by DINO: a student sees two whole views and four small ones, a teacher, the student's
     moving average, the whole ones; each student's view shall have the teacher's answer for every *other* view. On the
@@ -93,7 +93,9 @@ class CLeVER(Objective):
         }
         if self.training:
             self._move_centres(teacher)
-        weights = {"distillation": 1.0, "orthogonality": self.config.alpha, "regularisation": REGULARISATION}
+        # the processes' gradients are summed, and this term is whole in each
+        size = REGULARISATION / world_size()
+        weights = {"distillation": 1.0, "orthogonality": self.config.alpha, "regularisation": size}
         return Losses(sum(weights[name] * term for name, term in terms.items()), terms)
 
     def after_step(self, done: float) -> None:

@@ -1,7 +1,7 @@
 """CIPER's kin: other ways to make a contrastive encoder keep what was done to the image.
 
 Each is its paper's idea in this workbook's setting: the same encoder, the same views, temperature and projector as
-CIPER's, one hidden layer in a predicting head, and alpha for the weight of what is predicted.
+CIPER's, one hidden layer where a head predicts parameters, and alpha for the weight of what is predicted.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ciperlib.learn import losses
 from ciperlib.learn.augment import CROP_SCALE
 from ciperlib.learn.encoders import make_predictor, make_projector, seeded
 from ciperlib.learn.objectives import Batch, Losses, Objective, SimCLR, represent
-from ciperlib.learn.parallel import gather
+from ciperlib.learn.parallel import gather, own_rows
 from ciperlib.learn.parameters import absolute, relative
 
 EQUIMOD_TEMPERATURE = 0.2  # of the paper's equivariance loss
@@ -30,7 +30,8 @@ SIE_WEIGHTS = {
 class ESSL(SimCLR):
     """E-SSL (arXiv 2111.00899): contrast, and which of four rotations a third view of half the side was turned by.
 
-    total = contrastive + alpha * cross-entropy over the four rotations, each of which every third view takes.
+    total = contrastive + alpha * cross-entropy over the four rotations, each of which every third view takes. The small
+    views have a pass of their own before the others', so nearly half of BatchNorm's running statistics are theirs.
     """
 
     crops = 3 * (CROP_SCALE,)
@@ -120,7 +121,8 @@ class EquiMod(SimCLR):
     def forward(self, batch: Batch) -> Losses:
         h0, h = self.represent_all(batch)
         y0, *y = self.equivariant_projector(torch.cat((h0, *h))).chunk(1 + len(h))
-        parameters = self.parameter_projector(absolute(self.specs, torch.cat([v.parameters for v in batch.views])))
+        code = absolute(self.specs, torch.cat([gather(view.parameters) for view in batch.views]))
+        parameters = self.parameter_projector(torch.cat([own_rows(part) for part in code.chunk(len(h))]))
         guess = self.embedding_predictor(torch.cat((y0.repeat(len(h), 1), parameters), 1))
         contrastive = self.contrastive(h)
         predictive = losses.nt_xent(gather(torch.cat(y)), gather(guess), EQUIMOD_TEMPERATURE)
@@ -134,7 +136,8 @@ class SIE(Objective):
     Each part has its own expander. The invariant embeddings of both views shall be equal; a linear map made from what
     leads from one view to the other (a hypernetwork) shall take one equivariant embedding to the other. VICReg's
     variance and covariance terms, on both parts together and on the predicted embedding, keep either from collapsing.
-    The hypernetwork starts at the identity: no difference, no movement.
+    What differs is divided by its spread over the batch and not centred, so that no difference stays none; and the
+    hypernetwork starts at the identity: no difference, no movement.
     """
 
     def build_heads(self, inputs, config, specs):
@@ -159,8 +162,11 @@ class SIE(Objective):
         a1, a2 = (gather(z) for z in self.invariant_expander(h[:, : self.split]).float().chunk(2))
         b1, b2 = (gather(z) for z in self.equivariant_expander(h[:, self.split :]).float().chunk(2))
         steps = relative(self.specs, *(gather(view.parameters) for view in batch.views))
-        maps = self.hypernetwork(losses.standardise(torch.cat(list(steps.values()), 1))).float()
-        guess = (maps.view(len(b1), -1, b1.shape[1]) * b1[:, None]).sum(2)
+        change = torch.cat(list(steps.values()), 1)
+        change = change / change.square().mean(0).add(losses.EPSILON).sqrt()
+        mine = own_rows(b1)
+        maps = self.hypernetwork(own_rows(change)).float().view(len(mine), -1, b1.shape[1])
+        guess = gather((maps * mine[:, None]).sum(2))
         z1, z2 = torch.cat((a1, b1), 1), torch.cat((a2, b2), 1)
         terms = {
             "invariance": F.mse_loss(a1, a2),

@@ -82,8 +82,9 @@ def covariance_penalty(z: Tensor) -> Tensor:
     """The squared covariances between different columns, summed and divided by D (VICReg, Eq. 4), of z [B, D]."""
     z = _float(z)
     z = z - z.mean(0)
-    covariance = z.T @ z / (len(z) - 1)
-    return (covariance.square().sum() - covariance.diagonal().square().sum()) / z.shape[1]
+    with torch.autocast(z.device.type, enabled=False):
+        covariance = z.T @ z / (len(z) - 1)
+    return (covariance - covariance.diag().diag()).square().sum() / z.shape[1]
 
 
 def distillation(teacher: Tensor, student: Tensor, temperature: float = 0.1) -> Tensor:

@@ -41,6 +41,12 @@ def wait_for_all() -> None:
         distributed.barrier()
 
 
+def own_rows(rows: Tensor) -> Tensor:
+    """This process's share of the rows [R, ...] of all: what it gave to `gather`."""
+    share = len(rows) // world_size()
+    return rows[rank() * share : (rank() + 1) * share]
+
+
 def gather(rows: Tensor) -> Tensor:
     """The rows [B, ...] of all processes [R, ...], in rank order; gradient flows to this process's own rows.
 

@@ -41,7 +41,7 @@ def absolute(specs: Sequence[ParameterSpec], parameters: Tensor) -> Tensor:
 def relative(specs: Sequence[ParameterSpec], first: Tensor, second: Tensor) -> dict[str, Tensor]:
     """What leads from the first view to the second, for each step of augmentation (as AugSelf, arXiv 2111.09613).
 
-    - pose: sine and cosine of the turn from one to the other, and the differences of what else there is.
+    - pose: sine and 1 - cosine of the turn from one to the other, and the differences of what else there is.
     - session: one-hot of the second's minus one-hot of the first's.
     - crop: the differences of the centre (y, x; x mirrored where the crop was flipped afterwards), height and width.
     - flip: 1 where one is flipped and the other is not.
@@ -52,7 +52,8 @@ def relative(specs: Sequence[ParameterSpec], first: Tensor, second: Tensor) -> d
         first, second: parameters [B, D], columns as in `specs`.
 
     Returns:
-        step -> float [B, k]; exchanging the views changes the sign of all but flip and the cosine.
+        step -> float [B, k]; all 0 where nothing differs. Exchanging the views changes the sign of all but flip and
+        the cosine's.
     """
     names = [spec.name for spec in specs]
     a, b = (dict(zip(names, rows.float().t())) for rows in (first, second))
@@ -63,7 +64,7 @@ def relative(specs: Sequence[ParameterSpec], first: Tensor, second: Tensor) -> d
         if "sin_azimuth" in pose:
             found["pose"] = [
                 b["sin_azimuth"] * a["cos_azimuth"] - b["cos_azimuth"] * a["sin_azimuth"],
-                b["cos_azimuth"] * a["cos_azimuth"] + b["sin_azimuth"] * a["sin_azimuth"],
+                1 - b["cos_azimuth"] * a["cos_azimuth"] - b["sin_azimuth"] * a["sin_azimuth"],
             ]
         rest = [b[name] - a[name] for name in pose if "azimuth" not in name]
         found["pose"] = [*found.get("pose", ()), *rest]

@@ -27,7 +27,8 @@ class Transformation:
 
     Attributes:
         name: of the transformation.
-        levels: what the levels are called; level 0 of those that move or recolour pixels leaves the image as it is.
+        levels: what the levels are called; level 0 leaves the image as it is, but for what is rendered and for
+            `parameter_steps`, which begin at one end of their range (the crop's size at the whole image).
         apply: (images float [B, 3, H, W] in 0..1, level) -> the same shape.
         lossy: whether two levels can give the same image for *every* image (then H(A|X) > 0), or information on the
             image is lost. A rotation is neither; grayscale of a grey image is an exception, not the rule.
@@ -232,7 +233,7 @@ def parameter_steps(name: str, m: int = 4) -> Transformation:
 PARAMETER_STEPS = {  # low, high, leak; of the teaching config's augmentation
     "crop_x": (0.0, 0.5, "from which edge of the scene is cut off"),
     "crop_y": (0.0, 0.5, "from whether floor or wall is seen"),
-    "crop_size": (0.45, 1.0, "from the blur of what was enlarged"),
+    "crop_size": (1.0, 0.45, "from the blur of what was enlarged"),
     "brightness": (0.6, 1.4, "from white pixels that overflow"),
     "contrast": (0.6, 1.4, "from the spread of grey values"),
     "saturation": (0.6, 1.4, "from the strongest colour"),
