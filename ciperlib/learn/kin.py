@@ -136,8 +136,8 @@ class SIE(Objective):
     Each part has its own expander. The invariant embeddings of both views shall be equal; a linear map made from what
     leads from one view to the other (a hypernetwork) shall take one equivariant embedding to the other. VICReg's
     variance and covariance terms, on both parts together and on the predicted embedding, keep either from collapsing.
-    What differs is divided by its spread over the batch and not centred, so that no difference stays none; and the
-    hypernetwork starts at the identity: no difference, no movement.
+    What differs is standardised over the batch, and the hypernetwork starts at the identity for the batch's mean
+    difference. (Not centred, SGD at the others' rate diverges in the first epoch.)
     """
 
     def build_heads(self, inputs, config, specs):
@@ -162,9 +162,7 @@ class SIE(Objective):
         a1, a2 = (gather(z) for z in self.invariant_expander(h[:, : self.split]).float().chunk(2))
         b1, b2 = (gather(z) for z in self.equivariant_expander(h[:, self.split :]).float().chunk(2))
         steps = relative(self.specs, *(gather(view.parameters) for view in batch.views))
-        change = torch.cat(list(steps.values()), 1)
-        change = change / change.square().mean(0).add(losses.EPSILON).sqrt()
-        mine = own_rows(b1)
+        change, mine = losses.standardise(torch.cat(list(steps.values()), 1)), own_rows(b1)
         maps = self.hypernetwork(own_rows(change)).float().view(len(mine), -1, b1.shape[1])
         guess = gather((maps * mine[:, None]).sum(2))
         z1, z2 = torch.cat((a1, b1), 1), torch.cat((a2, b2), 1)
