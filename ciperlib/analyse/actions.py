@@ -42,8 +42,8 @@ class Action:
         return _surprise(distances(self(block[:, 0]), block), self.sharpness)
 
     def cycle_error(self, h: Tensor, level: int = 1) -> float:
-        """How far the map of one level, m times in a row, is from coming around: |M^m h - h| / |h - mean| over all rows,
-        0 where it is a cycle of m. h: float64 [N, d]."""
+        """How far the map of one level, m times in a row, is from coming around: |M^m h - h| / |h - mean| over all
+        rows; 0 where it is a cycle of m. h: float64 [N, d]."""
         moved = h
         for _ in range(len(self.shift)):
             moved = moved + moved @ self.weight[level].T + self.shift[level]
