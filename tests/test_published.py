@@ -131,6 +131,22 @@ def test_the_ablations_of_notebook_06_and_the_readme():
     assert m["object: pose, alpha 1"] > m["object: pose, alpha 0"] - 0.01
 
 
+def test_the_readme_s_table_of_the_kin_is_what_notebook_08_found():
+    record = published("08_equivariance")
+    assert (record["profile"], record["parameters"]) == ("teaching", {})
+    m, text = record["metrics"], (home() / "README.md").read_text()
+    interval = r"[-\d.]+ \[[-\d.]+, [-\d.]+\]"
+    rows = re.findall(
+        rf"^\| ([^|]+?)((?: \| {interval}){{4}}) \| (\d+) \| (\d+) \| ({interval}) \| (\d) \| ([\d.]+) \|$", text, re.M
+    )
+    assert len(rows) == 12
+    for name, probes, re_encoded, invariant, synergy, passes, minutes in rows:
+        assert probes.split(" | ")[1:] == [m[f"{factor}: {name}"] for factor in FACTORS], name
+        assert (float(re_encoded), float(invariant)) == (m[f"re_encoded: {name}"], m[f"invariant: {name}"])
+        assert (synergy, float(passes)) == (m[f"synergy: {name}"], m[f"passes: {name}"])
+        assert float(minutes) == pytest.approx(m[f"minutes: {name}"], abs=0.051)
+
+
 def test_the_sentences_of_notebook_07_are_true_of_its_figure():
     record = published("07_bring_your_own")
     assert (record["profile"], record["parameters"]) == ("teaching", {})
@@ -284,11 +300,17 @@ def test_the_sentences_of_notebook_05_are_true_of_its_figures():
         {name.split(": ", 1)[1]: value for name, value in m.items() if name.startswith(f"{measure}, lesson: ")}
         for measure in ("accuracy", "level_entropy_nats", "value_nats")
     )
-    for name in set(level) - {"azimuth", "identity", "identity + image aug.", "rotation + image aug."}:
+    turning, plain = "rotation, turning network", "rotation, without coordinates"
+    pooled = f"{turning}, pooled"
+    for name in set(level) - {"azimuth", "identity", "identity + image aug.", "rotation + image aug.", pooled}:
         assert level[name] < 0.11
         assert abs(synergy[name]) < 0.01
     more = {name for name in accuracy if accuracy[name] > m["accuracy, best untrained"]}
-    assert more == {"jigsaw", "rotation + image aug.", "rotation, class added"}
+    assert more - {turning, plain, pooled} == {"jigsaw", "rotation + image aug.", "rotation, class added"}
+    assert level[pooled] > 1.3
+    seeds = {name: m[f"accuracies, lesson: {name}"].split(", ") for name in (turning, plain, pooled)}
+    for other in (plain, pooled):
+        assert all(float(a) > float(b) for a, b in zip(seeds[turning], seeds[other]))
     assert accuracy["blur"] < m["accuracy, untrained"] < 0.37
     assert level["rotation + image aug."] > level["rotation"] + 0.2
     assert accuracy["rotation + image aug."] > accuracy["rotation"] + 0.03

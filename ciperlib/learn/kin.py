@@ -137,7 +137,7 @@ class SIE(Objective):
     leads from one view to the other (a hypernetwork) shall take one equivariant embedding to the other. VICReg's
     variance and covariance terms, on both parts together and on the predicted embedding, keep either from collapsing.
     What differs is standardised over the batch, and the hypernetwork starts at the identity for the batch's mean
-    difference. (Not centred, SGD at the others' rate diverges in the first epoch.)
+    difference.
     """
 
     def build_heads(self, inputs, config, specs):
