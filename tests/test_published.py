@@ -147,6 +147,71 @@ def test_the_readme_s_table_of_the_kin_is_what_notebook_08_found():
         assert float(minutes) == pytest.approx(m[f"minutes: {name}"], abs=0.051)
 
 
+def test_the_sentences_of_notebook_08_are_true_of_its_table():
+    m = published("08_equivariance")["metrics"]
+    for name in ("invariance_error", "decodable"):
+        assert m[f"closely, {name}: CIPER, levels shuffled"] < m[f"closely, {name}: CIPER, image aug."]
+    assert m["closely, invariance_error: CIPER, image aug."] < m["closely, invariance_error: never trained"]
+    assert m["closely, decodable: CIPER, image aug."] > 2 * m["closely, decodable: never trained"]
+    assert m["closely, gain: CIPER, levels shuffled"] > 0.02
+    assert abs(m["closely, decodable: CIPER, levels shuffled"]) < 0.01
+    assert m["verdict: CIPER, image aug., distance"] == "invariant"
+    assert m["decodable: CIPER, image aug., distance"] == pytest.approx(0.5, abs=0.05)
+    assert m["re_encoded: predictive, image aug."] == 11
+    assert "lost" not in [value for name, value in m.items() if name.startswith("verdict: ")]
+    assert m["decodable: SimCLR, pose aug., elevation"] < 0.1 < 0.6 < m["decodable: CIPER, pose aug., elevation"]
+    assert min(m[f"decodable: SimCLR, image aug., {name}"] for name in ("hue", "crop_x", "crop_size")) > 0.1
+    pair = "CIPER, image aug. minus SimCLR, image aug."
+    known = {
+        n[len(pair) + 2 : -len(": level known (low)")]: v
+        for n, v in m.items()
+        if n.startswith(pair) and n.endswith(": level known (low)")
+    }
+    assert {name for name, low in known.items() if low <= 0} <= {"elevation", "grayscale"}
+    moved = [v for n, v in m.items() if n.startswith(pair) and n.endswith("invariance error (difference)")]
+    assert sorted(moved)[-2] < 0.1
+    assert m["SimCLR, image aug. minus random encoder, elevation: level known (low)"] > 0
+
+    def mean(factor, name):
+        return float(m[f"{factor}: {name}, image aug."].split(" ")[0])
+
+    assert mean("object", "EquiMod") >= mean("object", "CIPER") > mean("object", "predictive")
+    assert mean("category", "EquiMod") >= mean("category", "CIPER")
+    for name in ("AugSelf", "SIE"):
+        assert mean("object", "SimCLR") < mean("object", name) < mean("object", "EquiMod")
+    assert mean("object", "E-SSL") == pytest.approx(mean("object", "SimCLR"), abs=0.03)
+    assert mean("object", "CLeVER") < 0.44
+
+
+def test_the_sentences_of_notebook_09_are_true_of_its_figures():
+    record = published("09_splitting_the_representation")
+    assert (record["profile"], record["parameters"]) == ("teaching", {})
+    m = record["metrics"]
+    for factor in FACTORS:
+        assert m[f"{factor}: SIE, equivariant part"] > m[f"{factor}: SIE, invariant part"]
+        assert m[f"{factor}: CLeVER, equivariant part"] < m[f"{factor}: CIPER, last 26"]
+        assert m[f"{factor}: CIPER, first 64"] == pytest.approx(m[f"{factor}: CIPER, last 64"], abs=0.02)
+    for step in ("rotation", "crop_size", "hue", "azimuth", "elevation"):
+        error, known = ({n: m[f"{k}: {n}, {step}"] for n in ("SIE, invariant part", "SIE, equivariant part",
+                         "CLeVER, invariant part", "CLeVER, equivariant part", "CIPER, first 64", "CIPER, last 26")}
+                        for k in ("invariance_error", "decodable"))  # fmt: skip
+        assert error["SIE, invariant part"] < min(error["SIE, equivariant part"], error["CIPER, first 64"])
+        assert error["CLeVER, equivariant part"] > error["CLeVER, invariant part"]
+        assert known["CLeVER, equivariant part"] < min(known["CLeVER, invariant part"], known["CIPER, last 26"])
+    assert m["decodable: SIE, invariant part, rotation"] == pytest.approx(0.5, abs=0.05)
+    assert m["decodable: SIE, invariant part, hue"] > 0.6
+    whole = {c: m[f"object, {c}: CIPER, whole"] for c in ("clean", "jitter", "jitter + flip", "jitter + rotation")}
+    assert whole["jitter"] == pytest.approx(whole["clean"] / 2, abs=0.05)
+    assert whole["jitter + flip"] > whole["jitter"] - 0.03
+    assert whole["jitter + rotation"] < whole["jitter"] / 2
+    for name in ("SIE", "CLeVER"):
+        assert m[f"object, jitter: {name}, whole"] < m[f"object, clean: {name}, whole"] / 2
+        assert m[f"object, jitter: {name}, invariant part"] < m["object, jitter: CIPER, first 102"]
+    for change in ("jitter", "jitter + flip", "jitter + rotation"):
+        halves = [m[f"object, {change}: SIE, {part} part"] for part in ("invariant", "equivariant")]
+        assert halves[0] == pytest.approx(halves[1], abs=0.02)
+
+
 def test_the_sentences_of_notebook_07_are_true_of_its_figure():
     record = published("07_bring_your_own")
     assert (record["profile"], record["parameters"]) == ("teaching", {})

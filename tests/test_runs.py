@@ -26,7 +26,7 @@ from ciperlib.learn.runs import (
 )  # fmt: skip
 from ciperlib.learn.training import fit
 
-ZOO_BYTES = 40_000_000
+ZOO_BYTES = 50_000_000
 
 
 @pytest.fixture(scope="module")
