@@ -13,6 +13,7 @@ import torch
 
 from ciperlib.config import Config
 from ciperlib.data.imageset import ImageSet
+from ciperlib.learn.encoders import Encoder
 
 TINY = dict(train_size=48, image_size=16, batch_size=16, epochs=3, width=4, projector_width=16, predictor_width=16)
 
@@ -63,3 +64,15 @@ def real_data(*parts: str) -> Path:
     if not root or not Path(root, *parts).exists():
         pytest.skip(f"needs real files: set CIPER_DATA to a folder that has {'/'.join(parts)}")
     return Path(root)
+
+
+class QuarterColours(Encoder):
+    """h is the mean colour of the four quarters of an image: a quarter turn permutes them."""
+
+    representation_size = 12
+
+    def __init__(self):
+        super().__init__(coordinates=False)
+
+    def forward(self, images):
+        return torch.nn.functional.adaptive_avg_pool2d(images, 2).flatten(1)

@@ -8,22 +8,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import make_noise_images
+from conftest import QuarterColours, make_noise_images
 
 from ciperlib.analyse.actions import chance_mrr, distances, fit_action, reciprocal_ranks
 from ciperlib.analyse.equivariance import (
     EquivarianceError,
     evaluate_equivariance,
-    local_sensitivity,
     measure_equivariance,
     shuffle_levels,
     take,
 )
 from ciperlib.analyse.features import Features, FeaturesError, split_features
 from ciperlib.analyse.health import alignment, debiased_cka, rankme, uniformity
+from ciperlib.analyse.sensitivity import SensitivityError, local_sensitivity
 from ciperlib.analyse.worlds import KINDS, make_orbits
 from ciperlib.data import load_images
-from ciperlib.learn.encoders import Encoder
 from ciperlib.learn.transformations import make_transformation
 
 LEVELS, SIZE = 4, 8
@@ -195,29 +194,17 @@ def test_cka_is_1_up_to_rotation_and_scale_and_0_for_noise_at_any_n():
         debiased_cka(x, x[:5])
 
 
-class Brightness(Encoder):
-    """h is the mean colour of the four quarters: a quarter turn permutes them."""
-
-    representation_size = 12
-
-    def __init__(self):
-        super().__init__(coordinates=False)
-
-    def forward(self, images):
-        return torch.nn.functional.adaptive_avg_pool2d(images, 2).flatten(1)
-
-
 def test_a_battery_of_images_and_an_encoder():
     images, rotation = make_noise_images(200), make_transformation("rotation")
-    found = evaluate_equivariance(Brightness(), images, rotation)
+    found = evaluate_equivariance(QuarterColours(), images, rotation)
     assert found.verdict == "re-encoded"
     assert found.kept.value > 0.99
     assert found.cycle_error < 0.05
-    same = evaluate_equivariance(Brightness(), rotation.orbit(images), rotation)
+    same = evaluate_equivariance(QuarterColours(), rotation.orbit(images), rotation)
     assert same.to_row() == pytest.approx(found.to_row(), nan_ok=True)
     assert found.to_row()["decodable_action_low"] == found.decodable["action"].low
     assert "re-encoded" in found._repr_html_()
-    flipped = evaluate_equivariance(Brightness(), images, make_transformation("horizontal_flip"))
+    flipped = evaluate_equivariance(QuarterColours(), images, make_transformation("horizontal_flip"))
     assert set(flipped.decodable) == {"view"}
     assert flipped.mrr_chance == 1
 
@@ -225,11 +212,11 @@ def test_a_battery_of_images_and_an_encoder():
 def test_what_cannot_be_measured_is_said():
     images = make_noise_images(40)
     with pytest.raises(EquivarianceError, match="changes no pixel"):
-        evaluate_equivariance(Brightness(), images, make_transformation("identity"))
+        evaluate_equivariance(QuarterColours(), images, make_transformation("identity"))
     with pytest.raises(EquivarianceError, match="at least two levels"):
         measure_equivariance(made("additive", m=1))
     with pytest.raises(EquivarianceError, match="at least two levels"):
-        evaluate_equivariance(Brightness(), (images,), make_transformation("rotation"))
+        evaluate_equivariance(QuarterColours(), (images,), make_transformation("rotation"))
     with pytest.raises(EquivarianceError, match="too few"):
         measure_equivariance(made("additive", n=10))
     with pytest.raises(EquivarianceError, match="same representation"):
@@ -238,18 +225,18 @@ def test_what_cannot_be_measured_is_said():
         take(made("additive"), slice(8, None))
     with pytest.raises(FeaturesError, match=r"must return \[40, d\]"):
         evaluate_equivariance(torch.nn.Conv2d(3, 4, 3), images, make_transformation("rotation"))
-    with pytest.raises(EquivarianceError, match="only the turntable"):
-        local_sensitivity(Brightness(), images, "azimuth")
+    with pytest.raises(SensitivityError, match="only the turntable"):
+        local_sensitivity(QuarterColours(), images, "azimuth")
 
 
 def test_the_local_sensitivity_holds_still_and_knows_its_units():
     """Of an encoder that sees a smooth blur of the picture, it changes little with the step."""
     images = load_images("turntable", "test", size=30)
-    value, step, still = local_sensitivity(Brightness(), images, "elevation")
+    value, step, still = local_sensitivity(QuarterColours(), images, "elevation")
     assert still
     assert value > 0
     assert step <= 0.1
-    again, _, _ = local_sensitivity(Brightness(), images, "elevation", step=2 * step)
+    again, _, _ = local_sensitivity(QuarterColours(), images, "elevation", step=2 * step)
     assert again == pytest.approx(value, rel=0.3)
 
 

@@ -5,23 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 import torchvision.transforms.functional as TF
-from conftest import make_noise_images
+from conftest import QuarterColours, make_noise_images
 
 from ciperlib.analyse.perturbations import PERTURBATIONS, _bend, _rotate, perturb, perturbation_table
 from ciperlib.data import load_images
-from ciperlib.learn.encoders import Encoder
-
-
-class Corners(Encoder):
-    """h is the mean colour of the four quarters."""
-
-    representation_size = 12
-
-    def __init__(self):
-        super().__init__(coordinates=False)
-
-    def forward(self, images):
-        return torch.nn.functional.adaptive_avg_pool2d(images, 2).flatten(1)
 
 
 @pytest.mark.parametrize("name", PERTURBATIONS[1:])
@@ -68,7 +55,7 @@ def test_a_displacement_is_as_large_for_its_side_at_any_size():
 
 def test_the_table_of_an_encoder_and_its_parts():
     train, test = (load_images("turntable", split, size=200) for split in ("train", "test"))
-    table = perturbation_table(Corners(), train, test, "session", parts={"all": slice(None), "red": slice(0, 4)})
+    table = perturbation_table(QuarterColours(), train, test, "session", parts={"all": slice(None), "red": slice(0, 4)})
     assert list(table["perturbation"]) == 2 * list(PERTURBATIONS)
     value = table.set_index(["part", "perturbation"])["value"]
     assert value["all", "clean"] > value["all", "jitter"]  # it knows the colours

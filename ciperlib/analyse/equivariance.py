@@ -15,24 +15,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ciperlib.analyse.actions import Action, chance_mrr, distances, fit_action, reciprocal_ranks
-from ciperlib.analyse.features import Features, extract_features, split_features
-from ciperlib.analyse.guards import inner_split
+from ciperlib.analyse.actions import chance_mrr, distances, fit_action, reciprocal_ranks
+from ciperlib.analyse.features import Features, split_features
 from ciperlib.analyse.health import alignment, rankme, uniformity
 from ciperlib.analyse.orbits import as_orbits, extract_orbits
+from ciperlib.analyse.readers import read_levels
 from ciperlib.analyse.results import one_row_table
-from ciperlib.analyse.solvers import Linear, LogisticProblem, bootstrap_interval, moments
-from ciperlib.data import turntable
+from ciperlib.analyse.solvers import bootstrap_interval
 from ciperlib.data.imageset import ImageSet
 from ciperlib.learn.encoders import derived_seed
 from ciperlib.learn.transformations import Transformation
 
 # level 1 as often as this (for the azimuth: as often as there are levels) is once around, and nothing has happened
 CYCLIC = {"rotation": 4, "horizontal_flip": 2, "vertical_flip": 2, "inversion": 2, "azimuth": None}
-READERS = ("view", "difference", "pair", "action")
-STRENGTHS = (1e-1, 1e-2, 1e-3)  # of the logistic readers
 INVARIANT, DECODABLE, KEPT = 0.1, 0.1, 0.5  # where the verdict draws its lines; see `judge`
-RAYS = 64  # a pixel, for small steps: with the usual 4 an edge jumps from ray to ray, and no step is small enough
 FEWEST, ENOUGH = 16, 30  # images to measure on, and scored images from which a verdict is given
 FITTED = 1.5  # fitted images for each dimension from which "lost" is believed: fewer cannot fit a map that is there
 
@@ -190,7 +186,7 @@ def measure_equivariance(
 
     gaps = distances(action(test[:, 0]), test)[:, 1:, 1:]
     reciprocal, first = reciprocal_ranks(gaps)
-    readers = _readers(fit, test, action, firsts.groups[fitted], seed)
+    readers = read_levels(fit, test, action, firsts.groups[fitted], seed)
     result = Equivariance(
         transformation, m, len(test), len(fit), d,
         invariance_error=over(_movement(test, test[:, 0]), _ratio),
@@ -243,50 +239,6 @@ def shuffle_levels(orbits: Features, seed: int = 0) -> Features:
     return replace(ordered, matrix=mixed.flatten(0, 1))
 
 
-def local_sensitivity(
-    encoder: nn.Module, images: ImageSet, factor: str, *, step: float = 0.1, tolerance: float = 0.1, halvings: int = 6
-) -> tuple[float, float, bool]:
-    """How fast h moves with a factor of the turntable: mean of |dh/dt| / spread of h, by central differences.
-
-    Args:
-        images: of the turntable.
-        factor: azimuth or elevation (per radian), or distance (per unit of it).
-        step: the first half-width; halved until the value changes by less than `tolerance` of itself: where the step is
-            wide h does not move along a straight line.
-        halvings: at most.
-
-    Returns:
-        The value, the step it was measured with, and whether it held still.
-
-    Raises:
-        EquivarianceError: images that cannot be rendered anew, or another factor.
-    """
-    if not images.name.startswith("turntable") or factor not in ("azimuth", "elevation", "distance"):
-        raise EquivarianceError(
-            f"only the turntable's azimuth, elevation and distance can be moved, not {factor!r} of {images.name}"
-        )
-    spread = float(extract_features(encoder, images).matrix.double().var(0, correction=0).sum().sqrt())
-
-    def slope(step: float) -> float:
-        sides = [extract_features(encoder, _moved(images, factor, sign * step)).matrix.double() for sign in (1, -1)]
-        return float((sides[0] - sides[1]).norm(dim=1).mean() / (2 * step * spread))
-
-    value = slope(step)
-    for _ in range(halvings):
-        step, last = step / 2, value
-        value = slope(step)
-        if abs(value - last) <= tolerance * abs(value):
-            return value, step, True
-    return value, step, False
-
-
-def _moved(images: ImageSet, factor: str, by: float) -> ImageSet:
-    factors = {**images.factors, factor: images.factors[factor] + by}
-    size = images.images.shape[-1]
-    rendered = turntable.render(*(factors[name] for name in turntable.POSE), image_size=size, rays=RAYS)
-    return replace(images, images=rendered.images, masks=rendered.masks, factors=factors)
-
-
 def _movement(block: Tensor, start: Tensor) -> Tensor:
     """Per image: mean over the other levels of |h_a - h_0|^2, and what |h - h'|^2 is on average, [N, 2]."""
     moved = (block[:, 1:] - start[:, None]).square().sum(2).mean(1)
@@ -328,43 +280,6 @@ def _explained(block: Tensor, guess: Tensor) -> Tensor:
 def _gained(block: Tensor, guess: Tensor) -> Tensor:
     same, guessed = (_explained(block, g) for g in (block[:, :1].expand_as(block), guess))
     return torch.stack((same[:, 0] - guessed[:, 0], same[:, 1]), 1)
-
-
-def _readers(fit: Tensor, test: Tensor, action: Action, groups: Tensor, seed: int) -> dict[str, Tensor]:
-    """What each reader does not know of the level of each test image: -log q in nats, [N, levels told apart]."""
-    found = {"view": _logistic_surprise(fit, test, groups, seed)}
-    if fit.shape[1] < 3:
-        return found
-    forms = {
-        "difference": lambda block: block[:, :1] - block[:, 1:],
-        "pair": lambda block: torch.cat((block[:, :1].expand_as(block), block), 2)[:, 1:],
-    }
-    found |= {name: _logistic_surprise(form(fit), form(test), groups, seed) for name, form in forms.items()}
-    return {**found, "action": action.surprise(test)}
-
-
-def _logistic_surprise(fit: Tensor, test: Tensor, groups: Tensor, seed: int) -> Tensor:
-    """-log q of a logistic regression of the level, its strength chosen on held-out groups: [N, m, k] to [N, m]."""
-    m = fit.shape[1]
-    mean, scale = moments(fit.flatten(0, 1))
-    inner, held = inner_split(groups, seed)
-
-    def rows(block: Tensor) -> tuple[Tensor, Tensor]:
-        return ((block.flatten(0, 1) - mean) / scale).float(), torch.arange(m).repeat(len(block))
-
-    def surprise(model: Linear, block: Tensor) -> Tensor:
-        x, level = rows(block)
-        return -model(x).double().log_softmax(1).gather(1, level[:, None]).view(len(block), m)
-
-    problem = LogisticProblem(*rows(fit[inner]), m)
-    model, fits = None, {}
-    for strength in STRENGTHS:  # from strong to weak, each from the last
-        model, _ = problem.solve(strength, model, tolerance=1e-4)
-        fits[strength] = model, float(surprise(model, fit[held]).mean())
-    best = min(fits, key=lambda strength: fits[strength][1])
-    whole = LogisticProblem(*rows(fit), m, like=problem)
-    model, _ = whole.solve(best, fits[best][0], tolerance=1e-4)
-    return surprise(model, test)
 
 
 def _turn_error(gaps: Tensor) -> float:

@@ -1,0 +1,56 @@
+"""Who can tell what was done to an image? Readers of a transformation's level, fitted on some images for others."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ciperlib.analyse.actions import Action
+from ciperlib.analyse.guards import inner_split
+from ciperlib.analyse.solvers import Linear, LogisticProblem, moments
+
+STRENGTHS = (1e-1, 1e-2, 1e-3)  # of the logistic regressions
+
+
+def read_levels(fit: Tensor, test: Tensor, action: Action, groups: Tensor, seed: int) -> dict[str, Tensor]:
+    """What each reader does not know of the level of each test image: -log q in nats, [N, levels told apart].
+
+    The readers are those of `equivariance.Equivariance.decodable`.
+
+    Args:
+        fit, test: float64 [N, m, d], of different images; level 0 is where each starts.
+        action: fitted on `fit`. groups: int64 [N], of the fitted images. seed: of the division that chooses strengths.
+    """
+    found = {"view": _logistic_surprise(fit, test, groups, seed)}
+    if fit.shape[1] < 3:
+        return found
+    forms = {
+        "difference": lambda block: block[:, :1] - block[:, 1:],
+        "pair": lambda block: torch.cat((block[:, :1].expand_as(block), block), 2)[:, 1:],
+    }
+    found |= {name: _logistic_surprise(form(fit), form(test), groups, seed) for name, form in forms.items()}
+    return {**found, "action": action.surprise(test)}
+
+
+def _logistic_surprise(fit: Tensor, test: Tensor, groups: Tensor, seed: int) -> Tensor:
+    """-log q of a logistic regression of the level, its strength chosen on held-out groups: [N, m, k] to [N, m]."""
+    m = fit.shape[1]
+    mean, scale = moments(fit.flatten(0, 1))
+    inner, held = inner_split(groups, seed)
+
+    def rows(block: Tensor) -> tuple[Tensor, Tensor]:
+        return ((block.flatten(0, 1) - mean) / scale).float(), torch.arange(m).repeat(len(block))
+
+    def surprise(model: Linear, block: Tensor) -> Tensor:
+        x, level = rows(block)
+        return -model(x).double().log_softmax(1).gather(1, level[:, None]).view(len(block), m)
+
+    problem = LogisticProblem(*rows(fit[inner]), m)
+    model, fits = None, {}
+    for strength in STRENGTHS:  # from strong to weak, each from the last
+        model, _ = problem.solve(strength, model, tolerance=1e-4)
+        fits[strength] = model, float(surprise(model, fit[held]).mean())
+    best = min(fits, key=lambda strength: fits[strength][1])
+    whole = LogisticProblem(*rows(fit), m, like=problem)
+    model, _ = whole.solve(best, fits[best][0], tolerance=1e-4)
+    return surprise(model, test)
