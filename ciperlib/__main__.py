@@ -9,8 +9,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from ciperlib.config import METHODS, Config, profile_parameters
-from ciperlib.data.imageset import DATASETS, home, load_images
+from ciperlib.config import DATASETS, METHODS, Config, profile_parameters
+from ciperlib.files import home, write_json
 
 REFUSED = 2  # exit status: the command could not be carried out as it was given
 
@@ -45,7 +45,7 @@ def fit_command(options: argparse.Namespace) -> None:
 
 def probe_command(options: argparse.Namespace) -> None:
     from ciperlib.analyse.tables import default_factors, probe_floors, probe_run, to_metrics, to_table
-    from ciperlib.files import write_json
+    from ciperlib.data import load_images
     from ciperlib.learn.devices import find_device
     from ciperlib.learn.runs import METRICS, zoo_root
 
@@ -119,7 +119,6 @@ def zoo_command(options: argparse.Namespace) -> None:
     """Trains what the zoo's grid asks for and the zoo lacks, measures it, and makes the portraits that the explorer
     shows; several of these commands share the training."""
     from ciperlib.analyse.portrait import FLOORS, Sitting, measure_floors, portrayed
-    from ciperlib.files import write_json
     from ciperlib.learn.runs import RunBusyError, zoo_grid, zoo_root
 
     kinds, seeds = zoo_grid()
@@ -140,6 +139,7 @@ def _add_to_zoo(config: Config, root: Path, device: str) -> bool:
     """Trains, halves, and measures the halved encoder: the numbers are those of the file that is shipped. False where
     it was there already."""
     from ciperlib.analyse.tables import probe_run, to_metrics
+    from ciperlib.data import load_images
     from ciperlib.learn.runs import export_run, find_run
     from ciperlib.learn.training import fit
 
@@ -168,6 +168,8 @@ def _portray(config: Config, root: Path, sitting, wanted: bool) -> bool:
 
 
 def data_command(options: argparse.Namespace) -> None:
+    from ciperlib.data import load_images
+
     for split in ("train", "test"):
         images = load_images(options.name, split, root=options.data)
         size = "x".join(map(str, images.images.shape[2:]))

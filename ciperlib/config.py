@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from ciperlib.data.imageset import DATASETS, home
+from ciperlib.files import home
 
 METHODS = (
     "ciper", "simclr", "simclr_clean_pass", "predictive", "essl", "augself", "equimod", "sie", "clever",
@@ -28,6 +28,18 @@ TRANSFORMATIONS = (
     "elevation", "distance",
     "crop_x", "crop_y", "crop_size", "brightness", "contrast", "saturation", "hue",
 )  # fmt: skip
+# name -> module of ciperlib.data that has load(split, *, size, image_size, root) -> ImageSet
+DATASETS = {
+    "turntable": "turntable",  # held-out poses: the role of TDW in the paper
+    "turntable_sessions": "turntable",  # two training sessions, nine unseen: the role of CORe50
+    "cifar10": "cifar10",
+    "eth80": "eth80",
+    "coil100": "coil100",
+    "core50": "core50",
+    "tdw": "tdw",
+    "digits": "digits",
+    "folder": "folder",  # "folder:NAME"
+}
 CLASS_INFORMATION = ("none", "added", "removed")
 DATASET_STEPS = ("pose", "session")
 IMAGE_STEPS = ("crop", "flip", "jitter", "grayscale")

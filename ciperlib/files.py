@@ -1,4 +1,4 @@
-"""Files that are whole or not there."""
+"""Where the workbook lies; and files that are whole or not there."""
 
 from __future__ import annotations
 
@@ -7,6 +7,12 @@ import json
 import os
 from pathlib import Path
 from typing import Any
+
+
+def home() -> Path:
+    """The checkout that this library belongs to, or the working directory where it was installed without one."""
+    checkout = Path(__file__).resolve().parents[1]
+    return checkout if (checkout / "notebooks").is_dir() else Path.cwd()
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 import nbformat
 from playwright.sync_api import Page, sync_playwright
 
-from ciperlib.data.imageset import home
+from ciperlib.files import home
 from ciperlib.present import batch
 
 FLAGS = [

@@ -19,8 +19,7 @@ import nbformat
 from lab import copy_notebook, figure_of, open_browser, open_notebook, run_all, serve_lab
 from playwright.sync_api import Page
 
-from ciperlib.data.imageset import home
-from ciperlib.files import write_json
+from ciperlib.files import home, write_json
 from ciperlib.learn.devices import environment, find_device
 from ciperlib.present.controls import AlphaExplorer
 from ciperlib.present.page import write_page

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -18,9 +19,8 @@ import numpy as np
 from PIL import Image
 
 from ciperlib.data import core50
-from ciperlib.data.imageset import home
 from ciperlib.data.photographs import read_images
-from ciperlib.files import write_json
+from ciperlib.files import home, write_json
 from ciperlib.learn.devices import environment, find_device
 from ciperlib.present import sweep as sweeping
 from ciperlib.present.collect import collect
@@ -31,22 +31,22 @@ from ciperlib.present.task import Task, make_record
 ONE = home() / "notebooks" / "one_encoder.ipynb"
 
 
-def overhead(folder: Path) -> dict[str, float]:
-    """Six runs, two at a time, each half a minute and more: a sweep against the same commands under xargs -P2."""
-    grid = {"seed": range(6), "train_size": [2000], "epochs": [4]}
-    options = ["-p", "train_size", "2000", "-p", "epochs", "4", "--output", str(folder / "xargs")]
-    command = f"{sys.executable} -m ciperlib run {ONE} -p seed {{}} {' '.join(options)}"
+def overhead(folder: Path, runs: int = 6) -> dict[str, float]:
+    """Runs of half a minute, two at a time: the sweep's command against the same runs' commands under xargs -P2."""
+    chosen = f"{ONE} -p train_size 2000 -p epochs 5"
+    one = f"{sys.executable} -m ciperlib run {chosen} -p seed {{}} --output {folder / 'xargs'}"
+    plain = _time(f"seq 0 {runs - 1} | xargs -P2 -I{{}} {one}", folder / "runs-a")
+    many = f"{sys.executable} -m ciperlib sweep {chosen} -p seed 0..{runs - 1} --output {folder / 'sweep'}"
+    own = _time(f"{many} --workers 2", folder / "runs-b")
+    return {"runs": runs, "sweep_s": own, "xargs_s": plain, "a_run_s": 2 * plain / runs, "ratio": own / plain}
+
+
+def _time(command: str, root: Path) -> float:
+    """Seconds that a shell command takes, its trainings in a folder of their own and one thread a run."""
+    own = {"CIPER_RUNS": str(root), "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
     begun = time.monotonic()
-    seeds = "\n".join(map(str, grid["seed"]))
-    environment = f"CIPER_RUNS={folder / 'runs-a'} OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1"
-    shell = f"env {environment} xargs -P2 -I{{}} {command}"
-    subprocess.run(shell, shell=True, input=seeds, text=True, check=True, capture_output=True)
-    plain = time.monotonic() - begun
-    begun = time.monotonic()
-    with _runs(folder / "runs-b"):
-        sweep(make_tasks(ONE, grid, output=folder / "sweep"), workers=2, report=lambda text: None)
-    own = time.monotonic() - begun
-    return {"sweep_s": own, "xargs_s": plain, "a_run_s": 2 * plain / 6, "ratio": own / plain}
+    subprocess.run(command, shell=True, env={**os.environ, **own}, check=True, capture_output=True)
+    return time.monotonic() - begun
 
 
 def records(folder: Path, count: int = 1000) -> dict[str, float]:
@@ -117,12 +117,6 @@ def decoding(folder: Path, count: int = 2000) -> dict[str, float]:
     read_images(paths, 128)
     own = time.monotonic() - begun
     return {"images_per_s": count / own, "pillow_per_s": count / pillow, "ratio": pillow / own}
-
-
-def _runs(folder: Path):
-    from ciperlib.present.batch import _environment
-
-    return _environment(CIPER_RUNS=str(folder))
 
 
 def main() -> None:

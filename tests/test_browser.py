@@ -20,7 +20,7 @@ from lab import (
 )
 from playwright.sync_api import expect
 
-from ciperlib.data.imageset import home
+from ciperlib.files import home
 from ciperlib.present.explorer import encoder_parts, find_portrait, map_parts
 from ciperlib.present.page import write_page
 

@@ -44,7 +44,7 @@ def test_refusals_are_one_line_and_a_status(command, words, capsys):
 
 
 def test_a_bug_is_not_dressed_up_as_a_refusal(monkeypatch):
-    monkeypatch.setattr("ciperlib.__main__.load_images", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("ciperlib.data.load_images", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main(["data", "turntable"])
 
@@ -53,7 +53,7 @@ def test_ctrl_c_says_how_to_go_on(monkeypatch, capsys):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ciperlib.__main__.load_images", interrupt)
+    monkeypatch.setattr("ciperlib.data.load_images", interrupt)
     assert main(["data", "turntable"]) == 130
     assert "the same command carries on" in capsys.readouterr().err
 
@@ -62,7 +62,7 @@ def test_a_full_disk_is_one_line(monkeypatch, capsys):
     def full(*_, **__):
         raise OSError(28, "No space left on device", "out/status.json")
 
-    monkeypatch.setattr("ciperlib.__main__.load_images", full)
+    monkeypatch.setattr("ciperlib.data.load_images", full)
     assert main(["data", "turntable"]) == REFUSED
     assert capsys.readouterr().err == "ciperlib: out/status.json: No space left on device\n"
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ciperlib.config import METHODS, STEPS, Config, ConfigError, _choice
-from ciperlib.data.imageset import home
+from ciperlib.files import home
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import tomllib
 import pytest
 import yaml
 
-from ciperlib.data.imageset import home
+from ciperlib.files import home
 
 CONDA_NAMES = {"torch": "pytorch", "kaleido": "python-kaleido", "dask": "dask-core"}
 

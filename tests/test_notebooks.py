@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torchvision import models
 
 from ciperlib.config import Config
-from ciperlib.data.imageset import home
+from ciperlib.files import home
 from ciperlib.learn.runs import find_run
 from ciperlib.present import batch
 from ciperlib.present.exercises import SOLUTION_TAG, write_student_copies

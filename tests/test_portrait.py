@@ -22,7 +22,7 @@ from ciperlib.analyse.portrait import (
     write_portrait,
 )
 from ciperlib.config import Config
-from ciperlib.data.imageset import home
+from ciperlib.files import home
 from ciperlib.learn.runs import find_run, load_run, zoo_root
 from ciperlib.learn.training import fit
 

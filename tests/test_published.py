@@ -10,7 +10,7 @@ import pytest
 
 from ciperlib.analyse.portrait import load_portrait, portrayed, read_floors
 from ciperlib.config import Config
-from ciperlib.data.imageset import home
+from ciperlib.files import home
 from ciperlib.learn.runs import find_run, zoo_grid
 from ciperlib.present.plotting import label
 

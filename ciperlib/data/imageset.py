@@ -13,18 +13,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-# name -> module of ciperlib.data that has load(split, *, size, image_size, root) -> ImageSet
-DATASETS = {
-    "turntable": "turntable",  # held-out poses: the role of TDW in the paper
-    "turntable_sessions": "turntable",  # two training sessions, nine unseen: the role of CORe50
-    "cifar10": "cifar10",
-    "eth80": "eth80",
-    "coil100": "coil100",
-    "core50": "core50",
-    "tdw": "tdw",
-    "digits": "digits",
-    "folder": "folder",  # "folder:NAME"
-}
+from ciperlib.config import DATASETS
+from ciperlib.files import home
+
 SPLITS = ("train", "test")
 POSE = ("azimuth", "elevation", "distance")  # the factors that together are the pose
 
@@ -171,9 +162,3 @@ def load_images(
 def data_root(root: str | Path | None = None) -> Path:
     """Where image files are looked for: `root`, else the environment's `CIPER_DATA`, else `data/` of the checkout."""
     return Path(root or os.environ.get("CIPER_DATA") or home() / "data").expanduser()
-
-
-def home() -> Path:
-    """The checkout that this library belongs to, or the working directory where it was installed without one."""
-    checkout = Path(__file__).resolve().parents[2]
-    return checkout if (checkout / "notebooks").is_dir() else Path.cwd()

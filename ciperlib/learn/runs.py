@@ -21,8 +21,8 @@ from torch import Tensor
 
 import ciperlib
 from ciperlib.config import Config, ConfigError, nearest
-from ciperlib.data.imageset import TrainedOn, home
-from ciperlib.files import sha256, write_atomically, write_json
+from ciperlib.data.imageset import TrainedOn
+from ciperlib.files import home, sha256, write_atomically, write_json
 from ciperlib.learn.encoders import Encoder, make_encoder
 
 CONFIG, ENCODER, HEADS, HISTORY, STATUS = (

@@ -14,10 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ciperlib.config import nearest, profile_parameters
-from ciperlib.data.imageset import home
-from ciperlib.files import write_atomically, write_json
-from ciperlib.present.notebook import OUTPUT_VARIABLE
-from ciperlib.present.records import STATUS, BatchError, Record, last_lines_of, write_record
+from ciperlib.files import home, write_atomically, write_json
+from ciperlib.present.records import OUTPUT_VARIABLE, STATUS, BatchError, Record, last_lines_of, write_record
 
 
 def run(

@@ -24,8 +24,8 @@ from plotly.offline import get_plotlyjs
 
 from ciperlib.files import write_atomically, write_json
 from ciperlib.learn.devices import environment, find_device
+from ciperlib.present.records import OUTPUT_VARIABLE
 
-OUTPUT_VARIABLE = "CIPER_OUTPUT"
 PNG_SCALE = 1.5
 SECONDS_FOR_A_BROWSER = 60  # to start and draw one picture
 _session = {"interactive": True, "plotly_js_shown": False}

@@ -9,6 +9,7 @@ from typing import Any
 
 from ciperlib.files import write_json
 
+OUTPUT_VARIABLE = "CIPER_OUTPUT"  # of the environment in which a notebook runs: the folder of its pictures and numbers
 STATUS = "status.json"
 LAST_LINES = 12
 

@@ -17,12 +17,17 @@ from statistics import median
 from typing import Any
 
 from ciperlib.config import nearest, profile_parameters
-from ciperlib.data.imageset import home
+from ciperlib.files import home
 from ciperlib.present.batch import declared_parameters, folder_name
 from ciperlib.present.records import BatchError, Record, read_record
 from ciperlib.present.task import FINISHED, GRACE_SECONDS, Task, is_finished, make_record, run_task
 
 STOP = ".stop"
+QUIET = {  # a cluster that watches itself less often: the runs beside it need the processors
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.tick.interval": "1s",
+    "distributed.admin.system-monitor.interval": "5s",
+}
 
 
 def make_tasks(
@@ -122,6 +127,7 @@ def _outcome(future) -> str:
 
 @contextmanager
 def _client(scheduler: str | None, workers: int) -> Iterator[Any]:
+    import dask
     from dask.distributed import Client, LocalCluster
 
     if scheduler is not None:
@@ -131,12 +137,12 @@ def _client(scheduler: str | None, workers: int) -> Iterator[Any]:
     local = dict(
         n_workers=workers,
         threads_per_worker=1,
+        processes=False,  # a worker only watches; the run is a process of its own, with what memory it needs
+        memory_limit=None,
         dashboard_address="127.0.0.1:0",
-        host="127.0.0.1",
         silence_logs=50,
-        memory_limit=None,  # what a run needs is its own process's; a worker only watches
     )
-    with LocalCluster(**local) as cluster, Client(cluster) as client:
+    with dask.config.set(QUIET), LocalCluster(**local) as cluster, Client(cluster) as client:
         yield client
 
 
