@@ -22,7 +22,7 @@ ALPHAS = {  # each method's own weight of what makes it keep the augmentation: i
     "ciper": 1.0, "essl": 0.4, "augself": 1.0, "equimod": 1.0, "sie": 0.45, "clever": 1.0,
 }  # fmt: skip
 INVARIANT_SHARES = {"sie": 0.5, "clever": 0.8}  # of h, for the methods that divide it
-ARCHITECTURES = ("resnet10", "resnet18", "c4_resnet10", "c4_resnet10_invariant", "vit_tiny")
+ARCHITECTURES = ("resnet10", "resnet18", "c4_resnet10", "c4_resnet10_invariant", "vit_tiny", "vmamba")
 TRANSFORMATIONS = (
     "rotation", "horizontal_flip", "vertical_flip", "inversion", "grayscale", "jigsaw", "blur", "identity", "azimuth",
     "elevation", "distance",

@@ -34,6 +34,7 @@ from ciperlib.files import write_atomically
 from ciperlib.learn.augment import IMAGE_STEPS, Augmentation
 from ciperlib.learn.devices import environment
 from ciperlib.learn.encoders import make_encoder
+from ciperlib.learn.mamba import FourWayScan, Recurrence
 from ciperlib.learn.methods import OBJECTIVES, make_objective
 from ciperlib.learn.objectives import Batch
 from ciperlib.learn.training import make_optimiser
@@ -239,6 +240,32 @@ def bench_equivariant(batch: int = 128) -> list[dict]:
     return [row("C4 ResNet-10 step, batch 128", batch / c4, "plain ResNet-10", batch / plain, "images/s", 1 / 4.5)]
 
 
+def bench_scan(batch: int = 16, channels: int = 128, side: int = 16) -> list[dict]:
+    """A four-way scan, forward and backward, against an attention layer on as many tokens; and its recurrence against
+    the plain loop that autograd follows step by step."""
+    scan, attention = FourWayScan(channels), torch.nn.MultiheadAttention(channels, channels // 64, batch_first=True)
+    x = torch.randn(batch, channels, side, side)
+    tokens = x.flatten(2).transpose(1, 2).contiguous()
+    a, b = (torch.rand(batch, 4, channels, 1, side * side, requires_grad=True) for _ in range(2))
+
+    def loop() -> torch.Tensor:
+        h, states = torch.zeros_like(b[..., 0]), []
+        for t in range(b.shape[-1]):
+            h = a[..., t] * h + b[..., t]
+            states.append(h)
+        return torch.stack(states, -1)
+
+    layer, attend, parallel, naive = median_seconds(
+        lambda: scan(x).sum().backward(), lambda: attention(tokens, tokens, tokens)[0].sum().backward(),
+        lambda: Recurrence.apply(a, b).sum().backward(), lambda: loop().sum().backward(),
+    )  # fmt: skip
+    size = f"{batch} x {side * side} x {channels}"
+    return [
+        row(f"four-way scan, {size}", batch / layer, "attention layer", batch / attend, "images/s", 1 / 400),
+        row(f"its recurrence, {size}", batch / parallel, "plain loop", batch / naive, "images/s", 1),
+    ]
+
+
 def training_step(config: Config) -> Callable[[], None]:
     """One step of the config's objective on fixed random views, as the training loop does it."""
     images, augmentation = random_images(config.batch_size), Augmentation(IMAGE_STEPS)
@@ -296,6 +323,7 @@ BENCHMARKS = {
     "kin": bench_kin,
     "equivariant": bench_equivariant,
     "battery": bench_battery,
+    "scan": bench_scan,
 }
 
 

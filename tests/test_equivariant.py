@@ -133,7 +133,7 @@ def test_the_transformer_takes_views_of_half_the_side():
     assert sum(p.numel() for p in make_encoder(Config(architecture="vit_tiny", width=24)).parameters()) > 5_000_000
 
 
-@pytest.mark.parametrize("name", ["c4_resnet10", "vit_tiny"])
+@pytest.mark.parametrize("name", ["c4_resnet10", "vit_tiny", "vmamba"])
 def test_weights_depend_on_the_seed_alone(name):
     choices = dict(architecture=name, coordinates=False, width=8)
     torch.manual_seed(1)

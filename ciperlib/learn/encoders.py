@@ -107,12 +107,15 @@ class ResNet(Encoder):
 
 def make_encoder(config: Config) -> Encoder:
     """The config's encoder with fresh weights, seeded by `config.seed` alone; in train mode, on the CPU."""
-    from ciperlib.learn.equivariant import make_c4_resnet  # both are made of what is here
+    from ciperlib.learn.equivariant import make_c4_resnet  # all three are made of what is here
+    from ciperlib.learn.mamba import VMamba
     from ciperlib.learn.transformer import ViT
 
     with seeded(config.seed, "encoder"):
         if config.architecture == "vit_tiny":
             return ViT(config.image_size, config.width, config.coordinates)
+        if config.architecture == "vmamba":
+            return VMamba(config.width, config.coordinates)
         if config.architecture.startswith("c4"):
             return make_c4_resnet(config.architecture, config.width, config.norm)
         return ResNet(BLOCKS[config.architecture], config.width, config.coordinates, config.norm)
