@@ -143,10 +143,10 @@ def pixel_features(train: ImageSet, test: ImageSet, components: int = 256) -> tu
     return first, second
 
 
-def extract_differences(
+def extract_pairs(
     encoder: nn.Module, images: ImageSet, augmentation: Augmentation, *, seed: int = 0, **options: Any
-) -> Features:
-    """What CIPER's predictor is given: h0 - h1 of each image and one view of it, float32 [N, d].
+) -> tuple[Features, Features]:
+    """h0 of each image and h1 of one view of it, each float32 [N, d].
 
     The factors are the view's parameters, each float32 [N], those that a method would predict; quantities and flags
     alike, so that a regression probe can read all of them. `options` are for `extract_features`.
@@ -157,8 +157,14 @@ def extract_differences(
     anchors = extract_features(encoder, images, **options)
     views = extract_features(encoder, replace(images, images=pixels), **options)
     columns = {spec.name: i for i, spec in enumerate(augmentation.specs) if spec.predicted}
-    parameters = {name: view.parameters[:, i].cpu() for name, i in columns.items()}
-    return replace(anchors, matrix=anchors.matrix - views.matrix, factors=parameters, labels={})
+    about = {"factors": {name: view.parameters[:, i].cpu() for name, i in columns.items()}, "labels": {}}
+    return replace(anchors, **about), replace(views, **about)
+
+
+def extract_differences(*arguments: Any, **options: Any) -> Features:
+    """What CIPER's predictor is given: h0 - h1 of `extract_pairs`, which takes the same arguments."""
+    anchors, views = extract_pairs(*arguments, **options)
+    return replace(anchors, matrix=anchors.matrix - views.matrix)
 
 
 def _principal_directions(centred: Tensor, components: int) -> Tensor:

@@ -10,6 +10,11 @@ from ciperlib.analyse.guards import inner_split
 from ciperlib.analyse.solvers import Linear, LogisticProblem, moments
 
 STRENGTHS = (1e-1, 1e-2, 1e-3)  # of the logistic regressions
+FORMS = {  # what is read of an image's h0 and its view's h1, each [..., d]
+    "view": lambda h0, h1: h1,
+    "difference": lambda h0, h1: h0 - h1,
+    "pair": lambda h0, h1: torch.cat((h0.expand_as(h1), h1), -1),
+}
 
 
 def read_levels(fit: Tensor, test: Tensor, action: Action, groups: Tensor, seed: int) -> dict[str, Tensor]:
@@ -24,11 +29,9 @@ def read_levels(fit: Tensor, test: Tensor, action: Action, groups: Tensor, seed:
     found = {"view": _logistic_surprise(fit, test, groups, seed)}
     if fit.shape[1] < 3:
         return found
-    forms = {
-        "difference": lambda block: block[:, :1] - block[:, 1:],
-        "pair": lambda block: torch.cat((block[:, :1].expand_as(block), block), 2)[:, 1:],
-    }
-    found |= {name: _logistic_surprise(form(fit), form(test), groups, seed) for name, form in forms.items()}
+    for name in ("difference", "pair"):
+        rows = (FORMS[name](block[:, :1], block[:, 1:]) for block in (fit, test))
+        found[name] = _logistic_surprise(*rows, groups, seed)
     return {**found, "action": action.surprise(test)}
 
 

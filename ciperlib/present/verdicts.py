@@ -1,10 +1,11 @@
-"""Lost, or only re-encoded? The verdicts of many encoders about many transformations, as one picture."""
+"""What many encoders do with many transformations, as one picture: verdicts, or how much can be read."""
 
 from __future__ import annotations
 
 import pandas as pd
 import plotly.graph_objects as go
 
+from ciperlib.analyse.tables import over_seeds
 from ciperlib.present.plotting import GREY, TEMPLATE, WIDTH
 
 VERDICTS = {  # and their colours: told apart by colour-blind readers, readable under black letters
@@ -55,3 +56,31 @@ def plot_verdicts(table: pd.DataFrame, title: str = "") -> go.Figure:
     figure.update_xaxes(side="top", showgrid=False, tickangle=0, tickfont_size=11)
     figure.update_yaxes(autorange="reversed", showgrid=False)
     return figure.update_layout(legend=dict(orientation="h", y=-0.02, yanchor="top"), margin=dict(l=10, r=10))
+
+
+def plot_decodability(table: pd.DataFrame, title: str = "") -> go.Figure:
+    """A row an encoder, a column a parameter; the number and the colour say where its R2 lies between floor (0) and
+    ceiling (1), with the 95% interval over seeds below it; "-" where floor and ceiling are not apart.
+
+    Args:
+        table: rows of `decodability.rescale` with the columns encoder and seed, one a parameter.
+    """
+    encoders, parameters = (list(dict.fromkeys(table[name])) for name in ("encoder", "parameter"))
+    cells = {key: over_seeds(values) for key, values in table.groupby(["encoder", "parameter"])["scaled"]}
+    rows = [[cells.get((encoder, parameter)) for parameter in parameters] for encoder in encoders]
+    text = [[_with_interval(*cell) if cell and cell[0] == cell[0] else "-" for cell in row] for row in rows]
+    figure = go.Figure(layout=dict(template=TEMPLATE, width=WIDTH, height=130 + 38 * len(encoders), title=title))
+    figure.add_heatmap(
+        z=[[cell[0] if cell else None for cell in row] for row in rows], y=encoders, text=text,
+        x=[parameter.replace("_", "<br>") for parameter in parameters], texttemplate="%{text}", zmin=0, zmax=1,
+        textfont=dict(size=12, color="black"), colorscale=[(0, "#F3F0E4"), (1, VERDICTS["re-encoded"])],
+        showscale=False, xgap=2, ygap=2, hovertemplate="%{y}, %{x}: %{text}<extra></extra>",
+    )  # fmt: skip
+    figure.update_xaxes(side="top", showgrid=False, tickangle=0, tickfont_size=11)
+    figure.update_yaxes(autorange="reversed", showgrid=False)
+    return figure.update_layout(margin=dict(l=10, r=10))
+
+
+def _with_interval(mean: float, low: float, high: float) -> str:
+    interval = f"<br><span style='font-size:9px'>[{low:.2f}, {high:.2f}]</span>" if low == low else ""
+    return f"{mean:.2f}{interval}"

@@ -1,0 +1,87 @@
+"""How much of a view's parameters can be read, between what any network shows and what one trained for it does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pandas as pd
+from torch import Tensor, nn
+
+from ciperlib.analyse.features import Features, extract_pairs
+from ciperlib.analyse.probes import fit_regression_probe
+from ciperlib.analyse.readers import FORMS
+from ciperlib.data.imageset import ImageSet
+from ciperlib.learn.augment import Augmentation
+
+HIDDEN_BY_GREY = ("saturation", "hue")  # a grey view does not show them
+KEY = ["parameter", "reader", "views"]
+SMALLEST_SPAN = 0.05  # of R2 between floor and ceiling: in less nothing can be placed
+
+
+def decode_parameters(
+    encoder: nn.Module, train: ImageSet, test: ImageSet, augmentation: Augmentation, *,
+    readers: Sequence[str] = tuple(FORMS), seed: int = 0, draws: int = 500, **options: Any,
+) -> pd.DataFrame:  # fmt: skip
+    """R2 of each parameter of a view, by ridge regression from h1 ("view"), h0 - h1 ("difference") or both ("pair").
+
+    Args:
+        encoder, options: as for `extract_features`.
+        train, test: images to fit on and to score, one view of each.
+        augmentation: what makes the views. Quantities and flags are read; categories have no R2.
+        seed, draws: of the views, and of the bootstrap over the test images' groups.
+
+    Returns:
+        A row for each parameter and reader: parameter, reader, views, value, low, high, n. `views` is "all"; for
+        saturation and hue there is a second row, "coloured": of the views that were not made grey, in fitting and in
+        scoring, since a grey view does not show them.
+
+    Raises:
+        FeaturesError, ProbeError: as `extract_features` and `fit_regression_probe`, a parameter that never changes
+            among them.
+    """
+    pairs = [extract_pairs(encoder, part, augmentation, seed=seed, **options) for part in (train, test)]
+    names = [spec.name for spec in augmentation.specs if spec.predicted and spec.kind != "categorical"]
+    rows = []
+    for reader in readers:
+        parts = [replace(h0, matrix=FORMS[reader](h0.matrix, h1.matrix)) for h0, h1 in pairs]
+        for name in names:
+            for views, rows_of in _shown(name, augmentation).items():
+                fit, score = (part.subset(rows_of(part)) for part in parts)
+                found = fit_regression_probe(fit, score, name, seed=seed, draws=draws)
+                row = {"value": found.value, "low": found.low, "high": found.high, "n": found.n}
+                rows.append({"parameter": name, "reader": reader, "views": views, **row})
+    return pd.DataFrame(rows)
+
+
+def rescale(table: pd.DataFrame, floor: pd.DataFrame, ceiling: pd.DataFrame) -> pd.DataFrame:
+    """Adds where each R2 lies between two others: (R2 - floor) / (ceiling - floor); 0 at the floor, 1 at the ceiling.
+
+    Args:
+        table, floor, ceiling: of `decode_parameters`: of an encoder, of one that was never trained, and of one that was
+            trained to predict these parameters and nothing else.
+
+    Returns:
+        The table with the columns floor, ceiling, scaled, scaled_low, scaled_high; floor and ceiling are held fixed in
+        the last two, and all three are NaN where they are less than 0.05 apart.
+    """
+    ends = {name: other.set_index(KEY)["value"] for name, other in (("floor", floor), ("ceiling", ceiling))}
+    joined = table.join(pd.DataFrame(ends), on=KEY)
+    span = joined["ceiling"] - joined["floor"]
+    span = span.where(span >= SMALLEST_SPAN)
+    for source, target in (("value", "scaled"), ("low", "scaled_low"), ("high", "scaled_high")):
+        joined[target] = (joined[source] - joined["floor"]) / span
+    return joined
+
+
+def _shown(name: str, augmentation: Augmentation) -> dict[str, Any]:
+    """Which rows a parameter is read from: of all views, and of those that show it."""
+    found: dict[str, Any] = {"all": lambda part: slice(None)}
+    if name in HIDDEN_BY_GREY and "grayscale" in augmentation.steps:
+        found["coloured"] = _coloured
+    return found
+
+
+def _coloured(part: Features) -> Tensor:
+    return part.factors["grayscale"] == 0
