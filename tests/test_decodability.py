@@ -104,8 +104,10 @@ def test_rescaling_puts_the_floor_at_0_and_the_ceiling_at_1():
 
 def test_the_figure_shows_the_mean_of_the_seeds_and_where_nothing_can_be_placed():
     floor, ceiling = rows(hue=0.2, flip=0.0), rows(flip=0.01, hue=0.6)
-    found = [rescale(rows(hue=value, flip=0.0), floor, ceiling).assign(encoder=name, seed=seed)
-             for name, values in {"one": (0.3, 0.5), "two": (0.6,)}.items() for seed, value in enumerate(values)]  # fmt: skip
+    drawn = [("one", 0, 0.3), ("one", 1, 0.5), ("two", 0, 0.6)]
+    found = [
+        rescale(rows(hue=hue, flip=0.0), floor, ceiling).assign(encoder=name, seed=seed) for name, seed, hue in drawn
+    ]
     heatmap = plot_decodability(pd.concat(found)).data[0]
     assert (list(heatmap.y), list(heatmap.x)) == (["one", "two"], ["hue", "flip"])
     assert heatmap.z[0][0] == pytest.approx(0.5)  # 0.25 and 0.75
