@@ -111,11 +111,13 @@ class Config:
     recipe: int = _choice(RECIPE, "which behaviour of the library made the run", low=1, high=RECIPE)
 
     def __post_init__(self) -> None:
+        from ciperlib.conflicts import check_conflicts  # which is written in terms of what is here
+
         for f in fields(self):
             object.__setattr__(self, f.name, _checked(f, getattr(self, f.name)))
         object.__setattr__(self, "augmentations", _ordered(self.augmentations))
         self._settle_alpha()
-        self._check_pairs()
+        check_conflicts(self)
 
     @classmethod
     def from_parameters(cls, **parameters: Any) -> Config:
@@ -150,99 +152,11 @@ class Config:
         if self.invariant_share == INVARIANT_SHARES.get(method):
             object.__setattr__(self, "invariant_share", None)
 
-    def _check_pairs(self) -> None:
-        if not self.augmentations and self.method not in ("random", "transformation_prediction"):
-            raise ConfigError(
-                f"augmentations=() does not go with method={self.method!r}: "
-                f"without augmentation there are no views to compare or parameters to predict; choose from {STEPS}"
-            )
-        if self.batch_size > self.train_size:
-            raise ConfigError(
-                f"batch_size={self.batch_size} is larger than train_size={self.train_size}: "
-                "no full batch can be drawn; lower batch_size or raise train_size"
-            )
-        if self.temperature == 0:
-            raise ConfigError("temperature=0 would divide by zero; it must be greater than 0")
-        if self.norm == "group" and self.width % 4:
-            raise ConfigError(f"width={self.width} does not go with norm='group': its four groups need a multiple of 4")
-        known = _STEPS_OF.get(self.dataset, DATASET_STEPS)
-        if missing := set(self.augmentations) & set(DATASET_STEPS) - set(known):
-            raise ConfigError(
-                f"augmentations={self.augmentations} does not go with dataset={self.dataset!r}: "
-                f"{' and '.join(sorted(missing))} need images of the same object in known views or places, "
-                "such as dataset='turntable'"
-            )
-        if self.method == "transformation_prediction":
-            self._check_transformation("pose" in known)
-        self._check_views()
-        self._check_network()
-
-    def _check_views(self) -> None:
-        predicted = ("pose", "crop", "flip", "jitter")
-        if self.method == "augself" and not set(self.augmentations) & set(predicted):
-            raise ConfigError(
-                f"augmentations={self.augmentations} does not go with method='augself', which predicts "
-                f"{', '.join(predicted)}: choose at least one of them"
-            )
-        if self.method == "clever" and "crop" not in self.augmentations:
-            raise ConfigError(
-                f"augmentations={self.augmentations} does not go with method='clever', whose views are crops of "
-                "several sizes: add crop"
-            )
-        if self.method in INVARIANT_SHARES and not 0 < self.split < 8 * self.width:
-            raise ConfigError(
-                f"invariant_share={self.invariant_share} leaves a part of h empty ({self.split} of {8 * self.width} "
-                "dimensions are invariant): choose a share between 0 and 1"
-            )
-
-    def _check_network(self) -> None:
-        if self.architecture.startswith("c4") and self.coordinates:
-            raise ConfigError(
-                f"coordinates=True does not go with architecture={self.architecture!r}: coordinates do not turn with "
-                "the image, and the network would no longer be equivariant; choose coordinates=False"
-            )
-        half = 2 if self.method in ("essl", "clever") else 1  # these also look at images of half the side
-        fields = 8 if self.norm == "group" else 2
-        if self.architecture.startswith("c4") and (self.width % fields or self.image_size % (8 * half)):
-            raise ConfigError(
-                f"width={self.width}, image_size={self.image_size} do not go with architecture={self.architecture!r}, "
-                f"norm={self.norm!r} and method={self.method!r}: it halves images three times, and has fields for half "
-                f"the width; choose multiples of {fields} and {8 * half}"
-            )
-        if self.architecture == "vit_tiny" and 8 * self.width % max(1, 8 * self.width // 64):
-            raise ConfigError(
-                f"width={self.width} does not go with architecture='vit_tiny', whose {8 * self.width} dimensions are "
-                "divided among heads of 64: choose a multiple of 8"
-            )
-        tile = PATCH * half
-        if self.architecture == "vit_tiny" and self.image_size % tile:
-            raise ConfigError(
-                f"image_size={self.image_size} does not go with architecture='vit_tiny', whose patches have "
-                f"{PATCH} pixels, and method={self.method!r}: choose a multiple of {tile}"
-            )
-
     @property
     def split(self) -> int:
         """How many of h's dimensions are its invariant part, which comes first (SIE, CLeVER); 0 for other methods."""
         share = INVARIANT_SHARES.get(self.method, 0) if self.invariant_share is None else self.invariant_share
         return int(share * 8 * self.width)
-
-    def _check_transformation(self, poses: bool) -> None:
-        if self.transformation in ("elevation", "distance") and not self.dataset.startswith("turntable"):
-            raise ConfigError(
-                f"transformation={self.transformation!r} does not go with dataset={self.dataset!r}: its parts are "
-                "those of the turntable's range; choose dataset='turntable', or another transformation"
-            )
-        if self.transformation == "azimuth" and not poses:
-            raise ConfigError(
-                f"transformation='azimuth' does not go with dataset={self.dataset!r}, whose views are not known; "
-                "choose dataset='turntable', or another transformation"
-            )
-        if self.transformation == "horizontal_flip" and "flip" in self.augmentations:
-            raise ConfigError(
-                "transformation='horizontal_flip' does not go with the augmentation flip, which hides it: "
-                "nobody could tell who mirrored the image; leave flip out"
-            )
 
     def canonical(self) -> dict[str, Any]:
         """The choices that differ from the defaults, and the recipe: what the name is a hash of.
@@ -278,9 +192,6 @@ class Config:
         return {**values, "alpha": self.alpha if self.method in ALPHAS else None}
 
 
-_STEPS_OF = {  # the dataset steps of an image set that lacks some: views need known poses, or known sessions
-    "cifar10": (), "digits": (), "eth80": ("pose",), "coil100": ("pose",), "tdw": ("pose",), "core50": ("session",),
-}  # fmt: skip
 _PREDICTION = ("predictor_width", "standardisation", "anchor_forward", "anchor_gradient", "prediction_sign")
 _CONTRAST = ("projector_width", "temperature", "contrastive")
 _TRANSFORMATION = ("transformation", "class_information")

@@ -1,0 +1,103 @@
+"""Choices of a config that do not go together, each with its reason and with what to choose instead."""
+
+from __future__ import annotations
+
+from ciperlib.config import DATASET_STEPS, INVARIANT_SHARES, PATCH, STEPS, Config, ConfigError
+
+STEPS_OF = {  # the dataset steps of an image set that lacks some: views need known poses, or known sessions
+    "cifar10": (), "digits": (), "eth80": ("pose",), "coil100": ("pose",), "tdw": ("pose",), "core50": ("session",),
+}  # fmt: skip
+
+
+def check_conflicts(config: Config) -> None:
+    """Raises ConfigError for the first pair of choices that cannot work; says what to choose instead."""
+    if not config.augmentations and config.method not in ("random", "transformation_prediction"):
+        raise ConfigError(
+            f"augmentations=() does not go with method={config.method!r}: "
+            f"without augmentation there are no views to compare or parameters to predict; choose from {STEPS}"
+        )
+    if config.batch_size > config.train_size:
+        raise ConfigError(
+            f"batch_size={config.batch_size} is larger than train_size={config.train_size}: "
+            "no full batch can be drawn; lower batch_size or raise train_size"
+        )
+    if config.temperature == 0:
+        raise ConfigError("temperature=0 would divide by zero; it must be greater than 0")
+    if config.norm == "group" and config.width % 4:
+        raise ConfigError(f"width={config.width} does not go with norm='group': its four groups need a multiple of 4")
+    known = STEPS_OF.get(config.dataset, DATASET_STEPS)
+    if missing := set(config.augmentations) & set(DATASET_STEPS) - set(known):
+        raise ConfigError(
+            f"augmentations={config.augmentations} does not go with dataset={config.dataset!r}: "
+            f"{' and '.join(sorted(missing))} need images of the same object in known views or places, "
+            "such as dataset='turntable'"
+        )
+    if config.method == "transformation_prediction":
+        _check_transformation(config, "pose" in known)
+    _check_views(config)
+    _check_network(config)
+
+
+def _check_views(config: Config) -> None:
+    predicted = ("pose", "crop", "flip", "jitter")
+    if config.method == "augself" and not set(config.augmentations) & set(predicted):
+        raise ConfigError(
+            f"augmentations={config.augmentations} does not go with method='augself', which predicts "
+            f"{', '.join(predicted)}: choose at least one of them"
+        )
+    if config.method == "clever" and "crop" not in config.augmentations:
+        raise ConfigError(
+            f"augmentations={config.augmentations} does not go with method='clever', whose views are crops of "
+            "several sizes: add crop"
+        )
+    if config.method in INVARIANT_SHARES and not 0 < config.split < 8 * config.width:
+        raise ConfigError(
+            f"invariant_share={config.invariant_share} leaves a part of h empty ({config.split} of {8 * config.width} "
+            "dimensions are invariant): choose a share between 0 and 1"
+        )
+
+
+def _check_network(config: Config) -> None:
+    if config.architecture.startswith("c4") and config.coordinates:
+        raise ConfigError(
+            f"coordinates=True does not go with architecture={config.architecture!r}: coordinates do not turn with "
+            "the image, and the network would no longer be equivariant; choose coordinates=False"
+        )
+    half = 2 if config.method in ("essl", "clever") else 1  # these also look at images of half the side
+    fields = 8 if config.norm == "group" else 2
+    if config.architecture.startswith("c4") and (config.width % fields or config.image_size % (8 * half)):
+        raise ConfigError(
+            f"width={config.width}, image_size={config.image_size} do not go with "
+            f"architecture={config.architecture!r}, norm={config.norm!r} and method={config.method!r}: it halves "
+            "images three times, and has fields for half "
+            f"the width; choose multiples of {fields} and {8 * half}"
+        )
+    if config.architecture == "vit_tiny" and 8 * config.width % max(1, 8 * config.width // 64):
+        raise ConfigError(
+            f"width={config.width} does not go with architecture='vit_tiny', whose {8 * config.width} dimensions are "
+            "divided among heads of 64: choose a multiple of 8"
+        )
+    tile = PATCH * half
+    if config.architecture == "vit_tiny" and config.image_size % tile:
+        raise ConfigError(
+            f"image_size={config.image_size} does not go with architecture='vit_tiny', whose patches have "
+            f"{PATCH} pixels, and method={config.method!r}: choose a multiple of {tile}"
+        )
+
+
+def _check_transformation(config: Config, poses: bool) -> None:
+    if config.transformation in ("elevation", "distance") and not config.dataset.startswith("turntable"):
+        raise ConfigError(
+            f"transformation={config.transformation!r} does not go with dataset={config.dataset!r}: its parts are "
+            "those of the turntable's range; choose dataset='turntable', or another transformation"
+        )
+    if config.transformation == "azimuth" and not poses:
+        raise ConfigError(
+            f"transformation='azimuth' does not go with dataset={config.dataset!r}, whose views are not known; "
+            "choose dataset='turntable', or another transformation"
+        )
+    if config.transformation == "horizontal_flip" and "flip" in config.augmentations:
+        raise ConfigError(
+            "transformation='horizontal_flip' does not go with the augmentation flip, which hides it: "
+            "nobody could tell who mirrored the image; leave flip out"
+        )
