@@ -9,10 +9,11 @@ import pandas as pd
 import pytest
 
 from ciperlib.analyse.portrait import load_portrait, portrayed, read_floors
+from ciperlib.analyse.tables import over_seeds
 from ciperlib.config import Config
 from ciperlib.files import home
 from ciperlib.learn.runs import find_run, zoo_grid
-from ciperlib.present.plotting import label
+from ciperlib.present.plotting import LABELS, label
 
 CORE50 = "CORe50's names indexed"
 FACTORS = ("category", "object", "session", "pose")
@@ -136,15 +137,32 @@ def test_the_readme_s_table_of_the_kin_is_what_notebook_08_found():
     assert (record["profile"], record["parameters"]) == ("teaching", {})
     m, text = record["metrics"], (home() / "README.md").read_text()
     interval = r"[-\d.]+ \[[-\d.]+, [-\d.]+\]"
-    rows = re.findall(
-        rf"^\| ([^|]+?)((?: \| {interval}){{4}}) \| (\d+) \| (\d+) \| ({interval}) \| (\d) \| ([\d.]+) \|$", text, re.M
-    )
+    rows = re.findall(rf"^\| ([^|]+?)((?: \| {interval}){{7}}) \| (\d) \| ({interval}) \|$", text, re.M)
     assert len(rows) == 12
-    for name, probes, re_encoded, invariant, synergy, passes, minutes in rows:
-        assert probes.split(" | ")[1:] == [m[f"{factor}: {name}"] for factor in FACTORS], name
-        assert (float(re_encoded), float(invariant)) == (m[f"re_encoded: {name}"], m[f"invariant: {name}"])
-        assert (synergy, float(passes)) == (m[f"synergy: {name}"], m[f"passes: {name}"])
-        assert float(minutes) == pytest.approx(m[f"minutes: {name}"], abs=0.051)
+    columns = (*FACTORS, "re-encoded", "invariant", "synergy")
+    for name, cells, passes, minutes in rows:
+        assert cells.split(" | ")[1:] == [m[f"{column}: {name}"] for column in columns], name
+        assert (float(passes), minutes) == (m[f"passes: {name}"], m[f"minutes: {name}"])
+
+
+def test_what_the_readme_says_of_each_parameter():
+    m, text = published("08_equivariance")["metrics"], (home() / "README.md").read_text()
+    crops, colours = ("crop_x", "crop_y", "crop_height", "crop_width"), ("brightness", "contrast", "saturation", "hue")
+
+    def scaled(name, parameters):
+        return [m[f"scaled: {name}, image aug., {parameter}"] for parameter in parameters]
+
+    def ends(name, parameters):
+        return "{:.2f} to {:.2f}".format(*(end(scaled(name, parameters)) for end in (min, max)))
+
+    grey = (*colours, "grayscale")
+    assert f"prediction alone (1): CIPER {ends('CIPER', (*crops, *grey))};" in text
+    for name in ("EquiMod", "AugSelf", "SIE"):
+        joined = " for colours, {} for crops" if name == "EquiMod" else " and {}"
+        assert f"{name} {ends(name, grey)}{joined.format(ends(name, crops))}" in text
+    at_most, grey_alone = max(scaled("SimCLR", (*crops, *colours))), scaled("SimCLR", ["grayscale"])[0]
+    assert f"SimCLR at most {at_most:.2f}, but {grey_alone:.2f} for grey views" in text
+    assert not [name for name in m if name.startswith("scaled: ") and name.endswith(", flip")]  # none to place
 
 
 def test_the_sentences_of_notebook_08_are_true_of_its_table():
@@ -157,7 +175,7 @@ def test_the_sentences_of_notebook_08_are_true_of_its_table():
     assert abs(m["closely, decodable: CIPER, levels shuffled"]) < 0.01
     assert m["verdict: CIPER, image aug., distance"] == "invariant"
     assert m["decodable: CIPER, image aug., distance"] == pytest.approx(0.5, abs=0.05)
-    assert m["re_encoded: predictive, image aug."] == 11
+    assert m["re-encoded: predictive, image aug."] == "11.0 [11.0, 11.0]"
     assert "lost" not in [value for name, value in m.items() if name.startswith("verdict: ")]
     assert m["decodable: SimCLR, pose aug., elevation"] < 0.1 < 0.6 < m["decodable: CIPER, pose aug., elevation"]
     assert min(m[f"decodable: SimCLR, image aug., {name}"] for name in ("hue", "crop_x", "crop_size")) > 0.1
@@ -249,6 +267,21 @@ def test_the_readme_s_costs_of_sweeps_are_what_was_measured():
     assert f"| {rows['sixteen workers']['busy']:.0%} | 90% |" in text
     assert f"| {rows[CORE50]['seconds']:.2f} s | 5 s |" in text
     assert f"| {rows['frames decoded']['ratio']:.1f} x | 1 x |" in text
+
+
+def test_the_readme_s_cifar10_is_what_its_table_says():
+    table, text = pd.read_csv(home() / "data" / "sweeps" / "cifar10.csv"), (home() / "README.md").read_text()
+    assert (table["status"] == "done").all()
+    assert set(zip(table["epochs"], table["train_size"], table["test_size"])) == {(8, 5000, 5000)}
+    rows = dict(re.findall(r"^\| ([^|]+) \| ([\d.]+ \[[\d.]+, [\d.]+\]) \| [\d–]+ \|$", text, re.M))
+    names = {LABELS[method]: runs["metric: category"] for method, runs in table.groupby("method")}
+    assert rows.keys() == names.keys()
+    for name, scores in names.items():
+        assert len(scores) == 3
+        assert rows[name] == "{:.3f} [{:.3f}, {:.3f}]".format(*over_seeds(scores)), name
+    paired = table.pivot(index="seed", columns="method", values="metric: category")
+    difference = "{:+.3f} [{:+.3f}, {:+.3f}]".format(*over_seeds(paired["ciper"] - paired["simclr"]))
+    assert f"CIPER minus SimCLR is {difference}" in text
 
 
 def test_the_readme_has_no_gaps():

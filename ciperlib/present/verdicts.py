@@ -60,7 +60,7 @@ def plot_verdicts(table: pd.DataFrame, title: str = "") -> go.Figure:
 
 def plot_decodability(table: pd.DataFrame, title: str = "") -> go.Figure:
     """A row an encoder, a column a parameter; the number and the colour say where its R2 lies between floor (0) and
-    ceiling (1), with the 95% interval over seeds below it; "-" where floor and ceiling are not apart.
+    ceiling (1), below it half of the 95% interval over seeds; "-" where floor and ceiling are not apart.
 
     Args:
         table: rows of `decodability.rescale` with the columns encoder and seed, one a parameter.
@@ -73,7 +73,7 @@ def plot_decodability(table: pd.DataFrame, title: str = "") -> go.Figure:
     figure.add_heatmap(
         z=[[cell[0] if cell else None for cell in row] for row in rows], y=encoders, text=text,
         x=[parameter.replace("_", "<br>") for parameter in parameters], texttemplate="%{text}", zmin=0, zmax=1,
-        textfont=dict(size=12, color="black"), colorscale=[(0, "#F3F0E4"), (1, VERDICTS["re-encoded"])],
+        textfont=dict(size=11, color="black"), colorscale=[(0, "#F3F0E4"), (1, VERDICTS["re-encoded"])],
         showscale=False, xgap=2, ygap=2, hovertemplate="%{y}, %{x}: %{text}<extra></extra>",
     )  # fmt: skip
     figure.update_xaxes(side="top", showgrid=False, tickangle=0, tickfont_size=11)
@@ -82,5 +82,4 @@ def plot_decodability(table: pd.DataFrame, title: str = "") -> go.Figure:
 
 
 def _with_interval(mean: float, low: float, high: float) -> str:
-    interval = f"<br><span style='font-size:9px'>[{low:.2f}, {high:.2f}]</span>" if low == low else ""
-    return f"{mean:.2f}{interval}"
+    return f"{mean:.2f}" + (f"<br>± {(high - low) / 2:.2f}" if low == low else "")
