@@ -255,6 +255,16 @@ def test_the_readme_s_waits_are_what_was_measured():
     assert f"| {rows['growth of a kernel']['megabytes']:.2f} MB | 100 MB |" in text
 
 
+def test_the_readme_s_speeds_are_what_was_measured():
+    text = (home() / "README.md").read_text().partition("### Speed")[2]
+    shown = re.findall(r"^\| [^|]+ \| [^|]+ \| [^|]+ \| ([\d.]+) x[^|]*\| ([\d.]+) x \|$", text, re.M)
+    measured = [(row["ratio"], row["target"]) for row in published("benchmarks")["rows"]]
+    assert len(shown) == len(measured) - 1  # one floor is left out
+    for ratio, target in shown:
+        close = [r for r, t in measured if t == pytest.approx(float(target), rel=0.02)]
+        assert any(r == pytest.approx(float(ratio), rel=0.025) for r in close), ratio
+
+
 def test_the_readme_s_costs_of_sweeps_are_what_was_measured():
     rows, text = published("sweep_benchmarks")["rows"], (home() / "README.md").read_text()
     against = rows["a sweep against xargs -P2"]
