@@ -88,9 +88,8 @@ def sweep_command(options: argparse.Namespace) -> None:
     from ciperlib.present.sweep import estimate_seconds, make_tasks, sweep
 
     workers = options.workers or os.cpu_count() or 1
-    threads = max(1, (os.cpu_count() or 1) // workers)
     grid = {name: _values(text) for name, text in options.p}
-    limits = {"timeout": options.timeout, "gpus": options.gpus_per_run, "threads": threads}
+    limits = {"timeout": options.timeout, "gpus": options.gpus_per_run}
     tasks = make_tasks(options.notebook, grid, profile=options.profile, output=options.output, **limits)
     seconds = estimate_seconds(tasks, workers)
     if options.dry_run:

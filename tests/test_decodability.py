@@ -87,6 +87,15 @@ def test_a_parameter_that_never_changes_is_refused():
         decode_parameters(Planted(), train, test, Augmentation(("flip",), flip_probability=0.0))
 
 
+def test_what_cannot_be_read_is_said():
+    train, test = make_noise_images(60), make_noise_images(90, seed=1).subset(slice(60, 90))
+    with pytest.raises(ProbeError, match="did you mean 'difference'"):
+        decode_parameters(Planted(), train, test, Augmentation(("flip",)), readers=("diference",))
+    for steps, options in (((), {}), (("session",), {"sessions": 3})):
+        with pytest.raises(ProbeError, match="no quantity or flag"):
+            decode_parameters(Planted(), train, test, Augmentation(steps, **options))
+
+
 def rows(**values):
     return pd.DataFrame([{"parameter": n, "reader": "view", "views": "all", "value": v, "low": v - 0.1, "high": v + 0.1}
                          for n, v in values.items()])  # fmt: skip
@@ -99,6 +108,8 @@ def test_rescaling_puts_the_floor_at_0_and_the_ceiling_at_1():
     assert (found["scaled_low"]["hue"], found["scaled_high"]["hue"]) == (pytest.approx(0.5), pytest.approx(1.0))
     assert math.isnan(found["scaled"]["flip"])  # nobody can tell it, so nobody lies between
     assert rescale(floor, floor, ceiling)["scaled"][0] == 0
+    with pytest.raises(ValueError, match="the floor has several rows"):
+        rescale(floor, pd.concat([floor, floor]), ceiling)
     assert rescale(ceiling, floor, ceiling).set_index("parameter")["scaled"]["hue"] == 1
 
 
@@ -114,3 +125,9 @@ def test_the_figure_shows_the_mean_of_the_seeds_and_where_nothing_can_be_placed(
     assert heatmap.text[0][0].startswith("0.50<br>")
     assert [row[1] for row in heatmap.text] == ["-", "-"]
     assert heatmap.text[1][0] == "1.00"  # one seed has no interval
+    with pytest.raises(ValueError, match="several rows"):
+        plot_decodability(pd.concat([*found, found[0].assign(reader="pair")]))
+    lacking = pd.concat([found[0], found[2][found[2]["parameter"] == "hue"]])
+    assert plot_decodability(lacking).data[0].text[1][1] == ""
+    half = pd.concat([found[0], found[1].assign(scaled=float("nan"))])
+    assert plot_decodability(half).data[0].text[0][0] == "-"  # not the mean of what is left

@@ -13,11 +13,13 @@ from ciperlib.analyse.features import (
     FeaturesError,
     FrozenEncoderError,
     extract_features,
+    extract_pairs,
     pixel_features,
     split_features,
 )
 from ciperlib.analyse.fingerprints import fingerprint
 from ciperlib.data.imageset import DataError, ImageSet, TrainedOn
+from ciperlib.learn.augment import Augmentation
 
 
 def make_images(n: int = 60, first_id: int = 0, name: str = "toy", side: int = 8) -> ImageSet:
@@ -146,6 +148,16 @@ def test_cache_returns_the_same_and_the_encoder_is_not_run_again(tmp_path, monke
     again = extract_features(encoder, images, cache=tmp_path / "deep")
     assert torch.equal(first.matrix, again.matrix)
     assert again.encoder_fingerprint == first.encoder_fingerprint
+
+
+def test_views_do_not_take_the_place_of_their_images_in_the_cache(tmp_path, monkeypatch):
+    images, encoder, jitter = make_images(), make_encoder(), Augmentation(("jitter",))
+    first = extract_pairs(encoder, images, jitter, cache=tmp_path)
+    plain = extract_features(encoder, images)
+    assert torch.equal(first[0].matrix, plain.matrix)
+    assert not torch.equal(first[1].matrix, plain.matrix)
+    monkeypatch.setattr("ciperlib.analyse.features._encode", lambda *_: pytest.fail("not taken from the cache"))
+    assert torch.equal(extract_features(encoder, images, cache=tmp_path).matrix, plain.matrix)
 
 
 def test_damaged_files_and_other_pixels_are_encoded_again(tmp_path, monkeypatch):

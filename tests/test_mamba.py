@@ -99,7 +99,7 @@ def test_every_place_hears_of_every_other():
         assert (gradient[0].abs().sum(0) > 0).all()
 
 
-def test_steps_begin_where_the_paper_s_do():
+def test_steps_begin_where_mamba_s_do():
     first = F.softplus(FourWayScan(64).step_bias.detach())
     assert 1e-3 <= float(first.min()) < 2e-3
     assert 5e-2 < float(first.max()) <= 0.1 + 1e-6

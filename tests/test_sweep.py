@@ -9,6 +9,7 @@ import sys
 import textwrap
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import nbformat
@@ -19,6 +20,7 @@ from ciperlib.__main__ import _values, main
 from ciperlib.present import sweep as sweeping
 from ciperlib.present import task as watching
 from ciperlib.present.batch import folder_name
+from ciperlib.present.claims import claim_gpus, hold
 from ciperlib.present.collect import collect, write_collection
 from ciperlib.present.records import BatchError, read_record
 from ciperlib.present.sweep import estimate_seconds, make_tasks, sweep
@@ -184,13 +186,56 @@ def test_real_runs_one_of_which_raises_one_loses_its_kernel_one_is_refused(noteb
     assert "3 of 4 runs did not end well" in page.read_text()
 
 
-def test_a_failure_is_recorded_and_tried_again_if_asked(tasks, cluster):
-    grid = tasks(case=["raises", "killed", "fine"])
-    statuses = {record.parameters["case"]: record.status for record in sweep(grid, scheduler=cluster, report=quiet)}
+@pytest.mark.parametrize("where", ["this machine", "a scheduler"])
+def test_a_failure_is_recorded_and_tried_again_if_asked(tasks, cluster, where):
+    grid, scheduler = tasks(case=["raises", "killed", "fine"]), cluster if where == "a scheduler" else None
+    statuses = {record.parameters["case"]: record.status for record in sweep(grid, scheduler=scheduler, report=quiet)}
     assert statuses == {"raises": "failed", "killed": "killed", "fine": "done"}
     assert len(ledger(grid[0].output)) == 2
-    (record,) = sweep(tasks(output="again", case=["once"]), scheduler=cluster, retries=1, report=quiet)
+    (record,) = sweep(tasks(output="again", case=["once"]), scheduler=scheduler, retries=1, report=quiet)
     assert record.status == "done"
+
+
+def test_a_try_that_says_nothing_is_not_told_by_the_one_before(tasks):
+    (task,) = tasks(case=["raises"])
+    assert "ValueError: planted" in run_task(task)["last_lines"][-1]
+    broken = replace(task, command=(sys.executable, "-c", "import nothing_of_this_name"))
+    found = run_task(broken)
+    assert found["status"] == "failed"
+    assert "nothing_of_this_name" in found["last_lines"][-1]
+    assert read_record(task.folder).last_lines == found["last_lines"]
+
+
+def test_what_is_done_stays_done_whatever_happens_to_the_process_afterwards(tasks):
+    """`ciperlib run` writes its page when its record says done."""
+    (task,) = tasks(case=["fine"], timeout=2)
+    code = Path(task.command[1]).read_text() + "\ntime.sleep(60)\n"
+    found = run_task(replace(task, command=(sys.executable, "-c", code)))
+    assert (found["status"], found["metrics"]) == ("done", {"accuracy": 0.0})
+    assert is_finished(task)
+
+
+def test_a_log_that_ends_within_a_letter(tasks):
+    (task,) = tasks(case=["fine"])
+    code = "import os, signal; os.write(1, 'é'.encode()[:1]); os.kill(os.getpid(), signal.SIGKILL)"
+    assert run_task(replace(task, command=(sys.executable, "-c", code)))["status"] == "killed"
+
+
+def test_each_run_has_its_share_of_the_cores(tasks, monkeypatch, tmp_path):
+    code = f"import os; open({str(tmp_path / 'threads')!r}, 'w').write(os.environ['OMP_NUM_THREADS'])"
+
+    def threads(**options):
+        (task,) = tasks(case=["fine"])
+        sweep([replace(task, command=(sys.executable, "-c", code), **options)], report=quiet)
+        return (tmp_path / "threads").read_text()
+
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("os.cpu_count", lambda: 6)
+    assert threads() == "6"  # one run at a time
+    assert threads(threads=3) == "3"
+    assert sweeping._threads(4) == 1
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert threads() == "2"
 
 
 def test_a_finished_sweep_starts_nothing(tasks, cluster, monkeypatch):
@@ -288,6 +333,22 @@ def test_ctrl_c_ends_every_child_and_the_same_command_carries_on(tasks, tmp_path
 
 
 @pytest.mark.slow
+def test_ctrl_c_begins_nothing_more_of_a_long_sweep(notebook, tasks, tmp_path):
+    tasks(case=["sleep"])  # writes the runner
+    process = start(tmp_path, "sleep", 300)
+    wait_until(lambda: len(children(tmp_path / "out")) == 2)
+    begun = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode != 0, said
+    assert time.monotonic() - begun < 15
+    assert len(list((tmp_path / "out" / ".logs").glob("*.log"))) == 2
+    assert len(list((tmp_path / "out").glob("*/status.json"))) == 2
+    assert children(tmp_path / "out") == []
+    assert not list((tmp_path / "out").glob(".stop*"))
+
+
+@pytest.mark.slow
 def test_two_people_start_the_same_sweep(tasks, tmp_path):
     grid = tasks(case=["short"], seed=list(range(8)))
     both = [start(tmp_path, "short", 8) for _ in range(2)]
@@ -338,8 +399,9 @@ def test_a_full_disk_stops_no_other_run_and_is_made_up_for(tasks, monkeypatch, c
     assert not is_finished(grid[1])
 
 
-def test_a_worker_imports_nothing_that_takes_long():
-    code = "import sys, ciperlib.present.task; print(*sys.modules)"
+@pytest.mark.parametrize("module", ["ciperlib.present.task", "ciperlib.present.sweep", "ciperlib.__main__"])
+def test_watching_and_asking_import_nothing_that_takes_long(module):
+    code = f"import sys, {module}; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "numpy", "pandas", "plotly", "papermill"} & set(loaded)
 
@@ -347,14 +409,55 @@ def test_a_worker_imports_nothing_that_takes_long():
 def test_gpus_are_claimed_one_run_each(tasks, monkeypatch, tmp_path):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
-    with watching._claim_gpus(1) as first, watching._claim_gpus(1) as second:
+    with claim_gpus(1) as first, claim_gpus(1) as second:
         assert sorted(first + second) == [0, 1]
-    with watching._claim_gpus(2) as both:
+    with claim_gpus(2) as both:
         assert both == [0, 1]
     (task,) = tasks(gpus=3)
     found = run_task(task)
     assert found["status"] == "failed"
     assert "3 GPUs, and torch sees 2" in found["last_lines"][-1]
+
+
+def test_two_runs_that_want_two_gpus_do_not_wait_for_each_other(monkeypatch, tmp_path):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    had = []
+
+    def run():
+        with claim_gpus(2) as numbers:
+            had.append(numbers)
+
+    for _ in range(3):
+        threads = [threading.Thread(target=run, daemon=True) for _ in range(3)]
+        with claim_gpus(1):  # they all wait, and see the other one free
+            for thread in threads:
+                thread.start()
+            time.sleep(0.3)
+        for thread in threads:
+            thread.join(20)
+    assert had == [[0, 1]] * 9
+
+
+def test_who_waits_for_a_folder_or_a_gpu_sees_that_the_sweep_was_stopped(tasks, monkeypatch, tmp_path):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    stop, found = tmp_path / ".stop-1", []
+    for gpus, held in ((0, lambda task: hold(task.output / ".logs" / f"{task.folder.name}.lock")),
+                       (1, lambda task: claim_gpus(1))):  # fmt: skip
+        (task,) = tasks(case=["fine"], gpus=gpus)
+        waiting = threading.Thread(target=lambda t=task: found.append(run_task(replace(t, stop=str(stop)))))
+        with held(task):
+            waiting.start()
+            time.sleep(0.5)
+            assert waiting.is_alive()
+            stop.touch()
+            waiting.join(5)
+        assert not waiting.is_alive()
+        assert not task.folder.exists()
+        stop.unlink()
+    assert [record["status"] for record in found] == ["stopped"] * 2
+    assert ledger(task.output) == []
 
 
 def test_sixteen_workers_have_something_to_do(tasks):

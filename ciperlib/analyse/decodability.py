@@ -10,8 +10,10 @@ import pandas as pd
 from torch import Tensor, nn
 
 from ciperlib.analyse.features import Features, extract_pairs
+from ciperlib.analyse.guards import ProbeError
 from ciperlib.analyse.probes import fit_regression_probe
 from ciperlib.analyse.readers import FORMS
+from ciperlib.config import nearest
 from ciperlib.data.imageset import ImageSet
 from ciperlib.learn.augment import Augmentation
 
@@ -39,10 +41,15 @@ def decode_parameters(
 
     Raises:
         FeaturesError, ProbeError: as `extract_features` and `fit_regression_probe`, a parameter that never changes
-            among them.
+            among them; a reader that there is not; views without a parameter that could be read.
     """
-    pairs = [extract_pairs(encoder, part, augmentation, seed=seed, **options) for part in (train, test)]
     names = [spec.name for spec in augmentation.specs if spec.predicted and spec.kind != "categorical"]
+    if not names:
+        raise ProbeError(f"{augmentation} has no quantity or flag that could be read from its views")
+    for reader in readers:
+        if reader not in FORMS:
+            raise ProbeError(f"there is no reader {reader!r}{nearest(reader, FORMS)}")
+    pairs = [extract_pairs(encoder, part, augmentation, seed=seed, **options) for part in (train, test)]
     rows = []
     for reader in readers:
         parts = [replace(h0, matrix=FORMS[reader](h0.matrix, h1.matrix)) for h0, h1 in pairs]
@@ -65,9 +72,15 @@ def rescale(table: pd.DataFrame, floor: pd.DataFrame, ceiling: pd.DataFrame) -> 
     Returns:
         The table with the columns floor, ceiling, scaled, scaled_low, scaled_high; floor and ceiling are held fixed in
         the last two, and all three are NaN where they are less than 0.05 apart.
+
+    Raises:
+        ValueError: a floor or ceiling of several encoders or seeds.
     """
-    ends = {name: other.set_index(KEY)["value"] for name, other in (("floor", floor), ("ceiling", ceiling))}
-    joined = table.join(pd.DataFrame(ends), on=KEY)
+    joined = table
+    for name, other in (("floor", floor), ("ceiling", ceiling)):
+        if other.duplicated(KEY).any():
+            raise ValueError(f"the {name} has several rows for a parameter: it must be of one encoder and one seed")
+        joined = joined.join(other.set_index(KEY)["value"].rename(name), on=KEY)
     span = joined["ceiling"] - joined["floor"]
     span = span.where(span >= SMALLEST_SPAN)
     for source, target in (("value", "scaled"), ("low", "scaled_low"), ("high", "scaled_high")):

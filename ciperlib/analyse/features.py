@@ -155,7 +155,8 @@ def extract_pairs(
     view = augmentation(images, torch.arange(len(images), device=images.device), generator)
     pixels = view.images.mul(255).round().byte()
     anchors = extract_features(encoder, images, **options)
-    views = extract_features(encoder, replace(images, images=pixels), **options)
+    # the cache goes by the images' name, which these have, too
+    views = extract_features(encoder, replace(images, images=pixels), **{**options, "cache": None})
     columns = {spec.name: i for i, spec in enumerate(augmentation.specs) if spec.predicted}
     about = {"factors": {name: view.parameters[:, i].cpu() for name, i in columns.items()}, "labels": {}}
     return replace(anchors, **about), replace(views, **about)

@@ -13,7 +13,7 @@ from ciperlib.learn.encoders import Encoder
 
 DEPTHS = (2, 2, 2, 2)  # blocks of the four stages; VMamba-T has eight in the third
 STATES, SHARE = 1, 16  # of h_t a channel; channels for each dimension that says how far a step goes (both VMamba's)
-SHORTEST, LONGEST = 1e-3, 1e-1  # steps at the start (Gu & Dao 2023, arXiv 2312.00752, section 3.6)
+SHORTEST, LONGEST = 1e-3, 1e-1  # steps at the start, log-uniform as in the code of Mamba (arXiv 2312.00752)
 
 
 class Recurrence(torch.autograd.Function):

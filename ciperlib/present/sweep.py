@@ -10,7 +10,7 @@ import itertools
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -20,9 +20,9 @@ from ciperlib.config import nearest, profile_parameters
 from ciperlib.files import home
 from ciperlib.present.batch import declared_parameters, folder_name
 from ciperlib.present.records import BatchError, Record, read_record
-from ciperlib.present.task import FINISHED, GRACE_SECONDS, Task, is_finished, make_record, run_task
+from ciperlib.present.task import FINISHED, Task, is_finished, make_record, run_task
 
-STOP = ".stop"
+STOP, STOP_SECONDS = ".stop", 30.0  # the file that ends a sweep's runs, and how long it may take them
 QUIET = {  # a cluster that watches itself less often: the runs beside it need the processors
     "distributed.worker.profile.enabled": False,
     "distributed.admin.tick.interval": "1s",
@@ -78,9 +78,11 @@ def sweep(
     waiting = [task for task in tasks if not is_finished(task)]
     if waiting:
         waiting[0].output.mkdir(parents=True, exist_ok=True)
-        stop = waiting[0].output / f"{STOP}-{os.getpid()}-{time.time_ns()}"
-        waiting = [replace(task, stop=str(stop)) for task in waiting]
-        with _client(scheduler, workers or min(len(waiting), os.cpu_count() or 1)) as client, _stopping(stop):
+        stop = str(waiting[0].output / f"{STOP}-{os.getpid()}-{time.time_ns()}")
+        workers = min(workers or os.cpu_count() or 1, len(waiting))
+        threads = _threads(workers) if scheduler is None else None
+        waiting = [replace(task, stop=stop, threads=task.threads or threads) for task in waiting]
+        with _client(scheduler, workers) as client:
             _follow(client, waiting, run_task, retries, len(tasks) - len(waiting), report)
     return [read_record(task.folder) or make_record(task, "failed", 0.0, ["no record was written"]) for task in tasks]
 
@@ -92,29 +94,36 @@ def estimate_seconds(tasks: Sequence[Task], workers: int) -> float | None:
     return median(known) * waiting / max(1, workers) if known else None
 
 
+def _threads(runs: int) -> int:
+    """Of each run: what the environment asks for, else this machine's cores divided among the runs at a time."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return int(asked) if asked.isdigit() else max(1, (os.cpu_count() or 1) // runs)
+
+
 def _follow(client, tasks, function, retries: int, done: int, report) -> None:
     """Submits all tasks, tries failures again, and reports; what a run found stands in its folder."""
     from dask.distributed import as_completed
 
-    futures = {client.submit(function, task, pure=False): (task, 0) for task in tasks}
+    futures: dict[Any, tuple[Task, int]] = {}
     total, failed, begun, told, finished = done + len(tasks), 0, time.monotonic(), 0.0, 0
-    queue = as_completed(list(futures))
-    for future in queue:
-        task, tried = futures.pop(future)
-        status = _outcome(future)
-        if status not in FINISHED and tried < retries:
-            again = client.submit(function, task, pure=False)
-            futures[again] = (task, tried + 1)
-            queue.add(again)
-            continue
-        finished += 1
-        failed += status not in FINISHED
-        if time.monotonic() - told > 2 or not futures:
-            told = time.monotonic()
-            left = (told - begun) / finished * len(futures)
-            report(
-                f"{done + finished - failed} of {total} done, {failed} failed, {len(futures)} to go, {left:.0f} s left"
-            )
+    with _stopping(tasks[0].stop, futures):
+        futures |= {client.submit(function, task, pure=False): (task, 0) for task in tasks}
+        queue = as_completed(list(futures))
+        for future in queue:
+            task, tried = futures.pop(future)
+            status = _outcome(future)
+            if status not in FINISHED and tried < retries:
+                again = client.submit(function, task, pure=False)
+                futures[again] = (task, tried + 1)
+                queue.add(again)
+                continue
+            finished += 1
+            failed += status not in FINISHED
+            if time.monotonic() - told > 2 or not futures:
+                told = time.monotonic()
+                left = (told - begun) / finished * len(futures)
+                counts = f"{done + finished - failed} of {total} done, {failed} failed, {len(futures)} to go"
+                report(f"{counts}, {left:.0f} s left")
 
 
 def _outcome(future) -> str:
@@ -140,6 +149,7 @@ def _client(scheduler: str | None, workers: int) -> Iterator[Any]:
         processes=False,  # a worker only watches; the run is a process of its own, with what memory it needs
         memory_limit=None,
         dashboard_address="127.0.0.1:0",
+        worker_dashboard_address="127.0.0.1:0",
         silence_logs=50,
     )
     with dask.config.set(QUIET), LocalCluster(**local) as cluster, Client(cluster) as client:
@@ -147,13 +157,17 @@ def _client(scheduler: str | None, workers: int) -> Iterator[Any]:
 
 
 @contextmanager
-def _stopping(stop: Path) -> Iterator[None]:
-    """On Ctrl-C, or any other end before the end, every child is told to stop, wherever it runs."""
+def _stopping(stop: str, futures: Mapping[Any, Any]) -> Iterator[None]:
+    """On Ctrl-C, or any other end before the end, every child is told to stop, wherever it runs, and waited for. The
+    file stays until then: whoever has not begun must see it, too."""
+    from dask.distributed import wait
+
     try:
         yield
     except BaseException:
-        stop.touch()
-        time.sleep(GRACE_SECONDS)
+        if stop:
+            Path(stop).touch()
+            with suppress(TimeoutError):
+                wait(list(futures), timeout=STOP_SECONDS)
+                Path(stop).unlink()
         raise
-    finally:
-        stop.unlink(missing_ok=True)

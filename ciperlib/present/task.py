@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ciperlib.present.claims import POLL_SECONDS, Stopped, claim_gpus, hold, is_stopped
 from ciperlib.present.records import BatchError, Record, last_lines_of, read_record, write_record
 
 FINISHED = ("done", "refused")  # not run again; failed, killed, timed out and stopped runs are
-POLL_SECONDS, GRACE_SECONDS = 0.2, 5.0
+GRACE_SECONDS = 5.0
 LOGS = ".logs"
+LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None  # loaded before anything forks
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class Task:
     values: dict[str, Any]
     profile: str
     folder: Path  # of the run, in the sweep's
-    timeout: float | None = None
+    timeout: float | None = None  # seconds that the run itself may take; waiting for its turn does not count
     gpus: int = 0
-    threads: int = 1
+    threads: int | None = None  # None: 1, or in a sweep on this machine its cores divided among the runs at a time
     stop: str = ""  # the file whose appearance ends the run
     command: tuple[str, ...] = (sys.executable, "-m", "ciperlib", "run")
 
@@ -45,23 +45,34 @@ class Task:
 def run_task(task: Task) -> dict[str, Any]:
     """Runs one notebook as a process group of its own and waits for its end; on a worker, or anywhere.
 
-    A finished run is only read. Where somebody else runs the same, this waits for it.
+    A finished run is only read. Where somebody else runs the same, this waits for it. In a sweep that was stopped
+    nothing begins, and nothing is written of what has not begun.
     """
-    with _lock(task):
-        if is_finished(task):
-            return asdict(read_record(task.folder))
-        begun, log = time.monotonic(), task.output / LOGS / f"{task.folder.name}.log"
-        try:
-            with _claim_gpus(task.gpus) as gpus:
-                ended = _supervise(task, log, gpus)
-        except BatchError as error:
-            log.write_text(str(error))
-            ended = "failed"
-        found = read_record(task.folder)
-        if ended is not None or found is None or found.status == "running":
-            found = make_record(task, ended or "failed", time.monotonic() - begun, last_lines_of(log.read_text()))
-            _try_to_write(found)
+    try:
+        with hold(task.output / LOGS / f"{task.folder.name}.lock", task.stop):
+            if is_finished(task):
+                return asdict(read_record(task.folder))
+            with claim_gpus(task.gpus, task.stop) as gpus:
+                return asdict(_run(task, gpus))
+    except Stopped:
+        return asdict(make_record(task, "stopped", 0.0, []))
+    except BatchError as error:
+        found = make_record(task, "failed", 0.0, last_lines_of(str(error)))
+        _try_to_write(found)
         return asdict(found)
+
+
+def _run(task: Task, gpus: list[int]) -> Record:
+    begun, log = time.monotonic(), task.output / LOGS / f"{task.folder.name}.log"
+    _try_to_write(make_record(task, "running", 0.0, []))  # what an earlier try left is not taken for this one's
+    ended = _supervise(task, log, gpus)
+    found = read_record(task.folder)
+    if found is not None and (found.status in FINISHED or (ended is None and found.status != "running")):
+        return found
+    lines = last_lines_of(log.read_text(errors="replace"))
+    found = make_record(task, ended or "failed", time.monotonic() - begun, lines)
+    _try_to_write(found)
+    return found
 
 
 def is_finished(task: Task) -> bool:
@@ -82,18 +93,19 @@ def _supervise(task: Task, log: Path, gpus: Iterable[int]) -> str | None:
     log.parent.mkdir(parents=True, exist_ok=True)
     pairs = [part for name, value in task.values.items() for part in ("-p", name, _text(value))]
     command = [*task.command, task.notebook, "--profile", task.profile, "--output", str(task.output), *pairs]
-    own = {"OMP_NUM_THREADS": str(task.threads), "NUMBA_NUM_THREADS": "1"}
-    environment = {**own, **os.environ} | ({"CUDA_VISIBLE_DEVICES": ",".join(map(str, gpus))} if task.gpus else {})
-    begun = time.monotonic()
+    environment = {"NUMBA_NUM_THREADS": "1", **os.environ, "OMP_NUM_THREADS": str(task.threads or 1)}
+    environment |= {"CUDA_VISIBLE_DEVICES": ",".join(map(str, gpus))} if task.gpus else {}
+    begun, parent = time.monotonic(), os.getpid()
     with open(log, "w") as output:
         child = subprocess.Popen(
-            command, env=environment, stdout=output, stderr=output, start_new_session=True, preexec_fn=_die_with_parent
-        )
+            command, env=environment, stdout=output, stderr=output, start_new_session=True,
+            preexec_fn=lambda: _die_with(parent),
+        )  # fmt: skip
     try:
         while child.poll() is None:
             if task.timeout is not None and time.monotonic() - begun > task.timeout:
                 return "timed out"
-            if task.stop and Path(task.stop).exists():
+            if is_stopped(task.stop):
                 return "stopped"
             time.sleep(POLL_SECONDS)
         return "killed" if child.returncode < 0 else None
@@ -115,57 +127,12 @@ def _end(child: subprocess.Popen) -> None:
     child.wait()
 
 
-def _die_with_parent() -> None:
+def _die_with(parent: int) -> None:
     """A child of a worker that is killed must not go on writing while Dask runs the task again elsewhere (Linux)."""
-    if sys.platform == "linux":
-        ctypes.CDLL("libc.so.6").prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
-
-
-@contextmanager
-def _lock(task: Task) -> Iterator[None]:
-    """Holds the run's folder against other sweeps; goes with the process, however that ends."""
-    folder = task.output / LOGS
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / f"{task.folder.name}.lock", "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-@contextmanager
-def _claim_gpus(count: int) -> Iterator[list[int]]:
-    """The numbers of `count` GPUs of this machine that no other run holds; waits for them. The claim is a file's lock:
-    it holds between workers, sweeps and people, and goes with the process.
-
-    Raises:
-        BatchError: more GPUs than this machine has.
-    """
-    if not count:
-        yield []
-        return
-    import tempfile
-
-    import torch
-
-    held, known = {}, torch.cuda.device_count()
-    if count > known:
-        raise BatchError(f"the run asks for {count} GPUs, and torch sees {known} on this machine")
-    try:
-        while len(held) < count:
-            for number in set(range(known)) - set(held):
-                file = open(Path(tempfile.gettempdir()) / f"ciper-gpu-{number}.lock", "w")  # noqa: SIM115 (closed below)
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    held[number] = file
-                except BlockingIOError:
-                    file.close()
-                if len(held) == count:
-                    break
-            else:
-                time.sleep(POLL_SECONDS)
-        yield sorted(held)
-    finally:
-        for file in held.values():
-            file.close()
+    if LIBC is not None:
+        LIBC.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+        if os.getppid() != parent:  # it died before
+            os._exit(1)
 
 
 def _try_to_write(record: Record) -> None:

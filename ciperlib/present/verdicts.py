@@ -60,18 +60,27 @@ def plot_verdicts(table: pd.DataFrame, title: str = "") -> go.Figure:
 
 def plot_decodability(table: pd.DataFrame, title: str = "") -> go.Figure:
     """A row an encoder, a column a parameter; the number and the colour say where its R2 lies between floor (0) and
-    ceiling (1), below it half of the 95% interval over seeds; "-" where floor and ceiling are not apart.
+    ceiling (1), below it half of the 95% interval over seeds; "-" where floor and ceiling are not apart for
+    some seed.
 
     Args:
         table: rows of `decodability.rescale` with the columns encoder and seed, one a parameter.
+
+    Raises:
+        ValueError: several rows for a parameter, of other readers or other views.
     """
+    if table.duplicated(["encoder", "seed", "parameter"]).any():
+        raise ValueError(
+            "several rows of one encoder, seed and parameter: choose one reader, and all views or coloured"
+        )
     encoders, parameters = (list(dict.fromkeys(table[name])) for name in ("encoder", "parameter"))
-    cells = {key: over_seeds(values) for key, values in table.groupby(["encoder", "parameter"])["scaled"]}
-    rows = [[cells.get((encoder, parameter)) for parameter in parameters] for encoder in encoders]
-    text = [[_with_interval(*cell) if cell and cell[0] == cell[0] else "-" for cell in row] for row in rows]
+    groups = table.groupby(["encoder", "parameter"])["scaled"]
+    cells = {key: None if seeds.isna().any() else over_seeds(seeds) for key, seeds in groups}
+    place = [[(encoder, parameter) for parameter in parameters] for encoder in encoders]
+    text = [[_with_interval(cells[key]) if key in cells else "" for key in row] for row in place]
     figure = go.Figure(layout=dict(template=TEMPLATE, width=WIDTH, height=130 + 38 * len(encoders), title=title))
     figure.add_heatmap(
-        z=[[cell[0] if cell else None for cell in row] for row in rows], y=encoders, text=text,
+        z=[[cells[key][0] if cells.get(key) else None for key in row] for row in place], y=encoders, text=text,
         x=[parameter.replace("_", "<br>") for parameter in parameters], texttemplate="%{text}", zmin=0, zmax=1,
         textfont=dict(size=11, color="black"), colorscale=[(0, "#F3F0E4"), (1, VERDICTS["re-encoded"])],
         showscale=False, xgap=2, ygap=2, hovertemplate="%{y}, %{x}: %{text}<extra></extra>",
@@ -81,5 +90,8 @@ def plot_decodability(table: pd.DataFrame, title: str = "") -> go.Figure:
     return figure.update_layout(margin=dict(l=10, r=10))
 
 
-def _with_interval(mean: float, low: float, high: float) -> str:
+def _with_interval(cell: tuple[float, float, float] | None) -> str:
+    if cell is None:
+        return "-"
+    mean, low, high = cell
     return f"{mean:.2f}" + (f"<br>± {(high - low) / 2:.2f}" if low == low else "")
