@@ -32,12 +32,17 @@ ONE = home() / "notebooks" / "one_encoder.ipynb"
 
 
 def overhead(folder: Path, runs: int = 6) -> dict[str, float]:
-    """Runs of half a minute, two at a time: the sweep's command against the same runs' commands under xargs -P2."""
+    """Runs of half a minute, two at a time: the sweep's command against the same runs' commands under xargs -P2; each
+    twice, the other way round the second time, so that a machine that slows down slows both."""
     chosen = f"{ONE} -p train_size 2000 -p epochs 5"
-    one = f"{sys.executable} -m ciperlib run {chosen} -p seed {{}} --output {folder / 'xargs'}"
-    plain = _time(f"seq 0 {runs - 1} | xargs -P2 -I{{}} {one}", folder / "runs-a")
-    many = f"{sys.executable} -m ciperlib sweep {chosen} -p seed 0..{runs - 1} --output {folder / 'sweep'}"
-    own = _time(f"{many} --workers 2", folder / "runs-b")
+    seconds = {"xargs": 0.0, "sweep": 0.0}
+    for turn, what in enumerate(("xargs", "sweep", "sweep", "xargs")):
+        output = folder / f"out-{turn}"
+        one = f"{sys.executable} -m ciperlib run {chosen} -p seed {{}} --output {output}"
+        many = f"{sys.executable} -m ciperlib sweep {chosen} -p seed 0..{runs - 1} --output {output} --workers 2"
+        command = many if what == "sweep" else f"seq 0 {runs - 1} | xargs -P2 -I{{}} {one}"
+        seconds[what] += _time(command, folder / f"runs-{turn}") / 2
+    own, plain = seconds["sweep"], seconds["xargs"]
     return {"runs": runs, "sweep_s": own, "xargs_s": plain, "a_run_s": 2 * plain / runs, "ratio": own / plain}
 
 
