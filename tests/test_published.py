@@ -163,6 +163,10 @@ def test_what_the_readme_says_of_each_parameter():
     at_most, grey_alone = max(scaled("SimCLR", (*crops, *colours))), scaled("SimCLR", ["grayscale"])[0]
     assert f"SimCLR at most {at_most:.2f}, but {grey_alone:.2f} for grey views" in text
     assert not [name for name in m if name.startswith("scaled: ") and name.endswith(", flip")]  # none to place
+    table = pd.read_csv(home() / "data" / "sweeps" / "parameters.csv")
+    means = table[table["reader"] == "difference"].groupby(["parameter", "encoder"])["value"].mean()
+    assert f"of brightness R2 is {means['brightness', 'random encoder']:.2f} untrained" in text
+    assert means["flip"].max() < 0.03
 
 
 def test_the_sentences_of_notebook_08_are_true_of_its_table():
@@ -176,7 +180,9 @@ def test_the_sentences_of_notebook_08_are_true_of_its_table():
     assert m["verdict: CIPER, image aug., distance"] == "invariant"
     assert m["decodable: CIPER, image aug., distance"] == pytest.approx(0.5, abs=0.05)
     assert m["re-encoded: predictive, image aug."] == "11.0 [11.0, 11.0]"
-    assert "lost" not in [value for name, value in m.items() if name.startswith("verdict: ")]
+    table = pd.read_csv(home() / "data" / "sweeps" / "equivariance.csv")
+    lost = table[table["verdict"] == "lost"]
+    assert list(zip(lost["encoder"], lost["transformation"])) == [("predictive, pose aug.", "horizontal_flip")] * 2
     assert m["decodable: SimCLR, pose aug., elevation"] < 0.1 < 0.6 < m["decodable: CIPER, pose aug., elevation"]
     assert min(m[f"decodable: SimCLR, image aug., {name}"] for name in ("hue", "crop_x", "crop_size")) > 0.1
     pair = "CIPER, image aug. minus SimCLR, image aug."
@@ -228,6 +234,13 @@ def test_the_sentences_of_notebook_09_are_true_of_its_figures():
     for change in ("jitter", "jitter + flip", "jitter + rotation"):
         halves = [m[f"object, {change}: SIE, {part} part"] for part in ("invariant", "equivariant")]
         assert halves[0] == pytest.approx(halves[1], abs=0.02)
+
+    def kept(name):
+        return m[f"object, jitter + rotation: {name}"] / m[f"object, clean: {name}"]
+
+    for name in ("SIE, invariant part", "CLeVER, invariant part"):
+        assert m[f"object, clean: {name}"] < m["object, clean: CIPER, first 102"]
+        assert kept(name) > kept("CIPER, first 102")
 
 
 def test_the_sentences_of_notebook_07_are_true_of_its_figure():
