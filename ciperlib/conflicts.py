@@ -69,8 +69,8 @@ def _check_network(config: Config) -> None:
         raise ConfigError(
             f"width={config.width}, image_size={config.image_size} do not go with "
             f"architecture={config.architecture!r}, norm={config.norm!r} and method={config.method!r}: it halves "
-            "images three times, and has fields for half "
-            f"the width; choose multiples of {fields} and {8 * half}"
+            "images three times, and has fields for half the width; choose "
+            f"multiples of {fields} and {8 * half}"
         )
     if config.architecture == "vit_tiny" and 8 * config.width % max(1, 8 * config.width // 64):
         raise ConfigError(

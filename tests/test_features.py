@@ -17,7 +17,7 @@ from ciperlib.analyse.features import (
     pixel_features,
     split_features,
 )
-from ciperlib.analyse.fingerprints import fingerprint
+from ciperlib.analyse.fingerprints import digest, fingerprint
 from ciperlib.data.imageset import DataError, ImageSet, TrainedOn
 from ciperlib.learn.augment import Augmentation
 
@@ -143,7 +143,7 @@ def test_cache_returns_the_same_and_the_encoder_is_not_run_again(tmp_path, monke
     images, encoder = make_images(), make_encoder()
     first = extract_features(encoder, images, cache=tmp_path / "deep")
     (path,) = (tmp_path / "deep").iterdir()
-    assert path.name == f"{fingerprint(encoder)}-{images.digest()}.safetensors"
+    assert path.name == f"{fingerprint(encoder)}-{images.digest()}-{digest(images.images)[:8]}.safetensors"
     monkeypatch.setattr("ciperlib.analyse.features._encode", lambda *_: pytest.fail("not taken from the cache"))
     again = extract_features(encoder, images, cache=tmp_path / "deep")
     assert torch.equal(first.matrix, again.matrix)
@@ -158,6 +158,8 @@ def test_views_do_not_take_the_place_of_their_images_in_the_cache(tmp_path, monk
     assert not torch.equal(first[1].matrix, plain.matrix)
     monkeypatch.setattr("ciperlib.analyse.features._encode", lambda *_: pytest.fail("not taken from the cache"))
     assert torch.equal(extract_features(encoder, images, cache=tmp_path).matrix, plain.matrix)
+    again = extract_pairs(encoder, images, jitter, cache=tmp_path)
+    assert [torch.equal(a.matrix, b.matrix) for a, b in zip(first, again)] == [True, True]
 
 
 def test_damaged_files_and_other_pixels_are_encoded_again(tmp_path, monkeypatch):
@@ -176,7 +178,11 @@ def test_damaged_files_and_other_pixels_are_encoded_again(tmp_path, monkeypatch)
     changed = extract_features(encoder, other, cache=tmp_path).matrix
     assert torch.equal(changed, extract_features(encoder, other).matrix)
     assert not torch.equal(changed, first.matrix)
-    assert [file.name for file in tmp_path.iterdir()] == [path.name], "something half-written was left"
+    assert len(list(tmp_path.glob("*.safetensors"))) == len(list(tmp_path.iterdir())) == 2, "something was left"
+    with monkeypatch.context() as patch:  # neither took the other's place
+        patch.setattr("ciperlib.analyse.features._encode", lambda *_: pytest.fail("not taken from the cache"))
+        assert torch.equal(extract_features(encoder, images, cache=tmp_path).matrix, first.matrix)
+        assert torch.equal(extract_features(encoder, other, cache=tmp_path).matrix, changed)
 
 
 def test_unseen_says_yes_no_or_unknown():

@@ -54,8 +54,9 @@ def decode_parameters(
     for reader in readers:
         parts = [replace(h0, matrix=FORMS[reader](h0.matrix, h1.matrix)) for h0, h1 in pairs]
         for name in names:
-            for views, rows_of in _shown(name, augmentation).items():
-                fit, score = (part.subset(rows_of(part)) for part in parts)
+            hidden = name in HIDDEN_BY_GREY and "grayscale" in augmentation.steps
+            for views in ("all", "coloured") if hidden else ("all",):
+                fit, score = parts if views == "all" else [part.subset(_coloured(part)) for part in parts]
                 found = fit_regression_probe(fit, score, name, seed=seed, draws=draws)
                 row = {"value": found.value, "low": found.low, "high": found.high, "n": found.n}
                 rows.append({"parameter": name, "reader": reader, "views": views, **row})
@@ -86,14 +87,6 @@ def rescale(table: pd.DataFrame, floor: pd.DataFrame, ceiling: pd.DataFrame) -> 
     for source, target in (("value", "scaled"), ("low", "scaled_low"), ("high", "scaled_high")):
         joined[target] = (joined[source] - joined["floor"]) / span
     return joined
-
-
-def _shown(name: str, augmentation: Augmentation) -> dict[str, Any]:
-    """Which rows a parameter is read from: of all views, and of those that show it."""
-    found: dict[str, Any] = {"all": lambda part: slice(None)}
-    if name in HIDDEN_BY_GREY and "grayscale" in augmentation.steps:
-        found["coloured"] = _coloured
-    return found
 
 
 def _coloured(part: Features) -> Tensor:

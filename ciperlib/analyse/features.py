@@ -95,8 +95,8 @@ def extract_features(
         images: what to encode.
         batch_size: images at a time.
         trained_on: what the encoder has seen, if it is known.
-        cache: folder in which features are kept, one file for an encoder and an image set. The file also knows the
-            pixels it was made from: other pixels under the same ids, or a damaged file, are encoded again.
+        cache: folder in which features are kept, one file for an encoder, an image set and its pixels: views have the
+            ids of their images. A damaged file is encoded again.
         device: where to compute; without it, where the encoder is.
 
     Raises:
@@ -106,8 +106,8 @@ def extract_features(
     if not len(images):
         raise FeaturesError(f"{images.name} ({images.split}) holds no images to encode")
     before = fingerprint(encoder)
-    path = Path(cache) / f"{before}-{images.digest()}.safetensors" if cache is not None else None
-    pixels = digest(images.images) if path is not None else ""
+    pixels = digest(images.images) if cache is not None else ""
+    path = Path(cache) / f"{before}-{images.digest()}-{pixels[:8]}.safetensors" if cache is not None else None
     matrix = load_matrix(path, pixels, len(images)) if path is not None else None
     if matrix is None:
         with _frozen(encoder, device) as place:
@@ -155,16 +155,15 @@ def extract_pairs(
     view = augmentation(images, torch.arange(len(images), device=images.device), generator)
     pixels = view.images.mul(255).round().byte()
     anchors = extract_features(encoder, images, **options)
-    # the cache goes by the images' name, which these have, too
-    views = extract_features(encoder, replace(images, images=pixels), **{**options, "cache": None})
+    views = extract_features(encoder, replace(images, images=pixels), **options)
     columns = {spec.name: i for i, spec in enumerate(augmentation.specs) if spec.predicted}
     about = {"factors": {name: view.parameters[:, i].cpu() for name, i in columns.items()}, "labels": {}}
     return replace(anchors, **about), replace(views, **about)
 
 
-def extract_differences(*arguments: Any, **options: Any) -> Features:
-    """What CIPER's predictor is given: h0 - h1 of `extract_pairs`, which takes the same arguments."""
-    anchors, views = extract_pairs(*arguments, **options)
+def extract_differences(encoder: nn.Module, images: ImageSet, augmentation: Augmentation, **options: Any) -> Features:
+    """What CIPER's predictor is given: h0 - h1, float32 [N, d]; arguments and factors are those of `extract_pairs`."""
+    anchors, views = extract_pairs(encoder, images, augmentation, **options)
     return replace(anchors, matrix=anchors.matrix - views.matrix)
 
 

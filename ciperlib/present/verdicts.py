@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import pandas as pd
 import plotly.graph_objects as go
 
@@ -44,18 +47,12 @@ def plot_verdicts(table: pd.DataFrame, title: str = "") -> go.Figure:
     text = [[f"{c.invariance_error:.2f}<br>{c.decodable:.0%}" if c else "" for c in row] for row in rows]
     code = [[names.index(c.verdict) if c else None for c in row] for row in rows]
     steps = [(edge / len(names), colour) for i, colour in enumerate(VERDICTS.values()) for edge in (i, i + 1)]
-    figure = go.Figure(layout=dict(template=TEMPLATE, width=WIDTH, height=150 + 38 * len(encoders), title=title))
-    figure.add_heatmap(
-        z=code, x=[column.replace("_", "<br>") for column in columns], y=encoders, text=text, texttemplate="%{text}",
-        textfont=dict(size=11, color="black"), colorscale=steps, zmin=-0.5, zmax=len(names) - 0.5, showscale=False,
-        xgap=2, ygap=2, hovertemplate="%{y}, %{x}: %{text}<extra></extra>",
-    )  # fmt: skip
+    figure = _draw_cells(code, text, encoders, columns, colorscale=steps, zmin=-0.5, zmax=len(names) - 0.5)
     for name in (name for name in names if name in set(summary["verdict"])):
         marker = dict(color=VERDICTS[name], size=14, symbol="square", line=dict(color=GREY, width=1))
         figure.add_scatter(x=[None], y=[None], mode="markers", name=name, marker=marker)
-    figure.update_xaxes(side="top", showgrid=False, tickangle=0, tickfont_size=11)
-    figure.update_yaxes(autorange="reversed", showgrid=False)
-    return figure.update_layout(legend=dict(orientation="h", y=-0.02, yanchor="top"), margin=dict(l=10, r=10))
+    legend = dict(orientation="h", y=-0.02, yanchor="top")
+    return figure.update_layout(title=title, height=150 + 38 * len(encoders), legend=legend)
 
 
 def plot_decodability(table: pd.DataFrame, title: str = "") -> go.Figure:
@@ -78,12 +75,18 @@ def plot_decodability(table: pd.DataFrame, title: str = "") -> go.Figure:
     cells = {key: None if seeds.isna().any() else over_seeds(seeds) for key, seeds in groups}
     place = [[(encoder, parameter) for parameter in parameters] for encoder in encoders]
     text = [[_with_interval(cells[key]) if key in cells else "" for key in row] for row in place]
-    figure = go.Figure(layout=dict(template=TEMPLATE, width=WIDTH, height=130 + 38 * len(encoders), title=title))
+    value = [[cells[key][0] if cells.get(key) else None for key in row] for row in place]
+    colours = [(0, VERDICTS["unresolved"]), (1, VERDICTS["re-encoded"])]
+    return _draw_cells(value, text, encoders, parameters, colorscale=colours, zmin=0, zmax=1).update_layout(title=title)
+
+
+def _draw_cells(value, text, rows: Sequence[str], columns: Sequence[str], **colours: Any) -> go.Figure:
+    """A table with a colour and a text in each cell."""
+    figure = go.Figure(layout=dict(template=TEMPLATE, width=WIDTH, height=130 + 38 * len(rows)))
     figure.add_heatmap(
-        z=[[cells[key][0] if cells.get(key) else None for key in row] for row in place], y=encoders, text=text,
-        x=[parameter.replace("_", "<br>") for parameter in parameters], texttemplate="%{text}", zmin=0, zmax=1,
-        textfont=dict(size=11, color="black"), colorscale=[(0, "#F3F0E4"), (1, VERDICTS["re-encoded"])],
-        showscale=False, xgap=2, ygap=2, hovertemplate="%{y}, %{x}: %{text}<extra></extra>",
+        z=value, x=[column.replace("_", "<br>") for column in columns], y=rows, text=text, texttemplate="%{text}",
+        textfont=dict(size=11, color="black"), showscale=False, xgap=2, ygap=2,
+        hovertemplate="%{y}, %{x}: %{text}<extra></extra>", **colours,
     )  # fmt: skip
     figure.update_xaxes(side="top", showgrid=False, tickangle=0, tickfont_size=11)
     figure.update_yaxes(autorange="reversed", showgrid=False)
