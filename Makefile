@@ -8,7 +8,7 @@ export MALLOC_MMAP_THRESHOLD_ := 536870912
 export MALLOC_TRIM_THRESHOLD_ := 536870912
 
 .DEFAULT_GOAL := run
-.PHONY: run workbook test lab page bench responsiveness validate zoo student clean install
+.PHONY: run workbook test prove lab page bench responsiveness validate zoo student clean install
 
 run: $(STAMP)  ## notebooks 01 and 02: a page in out/ and the pictures in figures/
 	$(PY) -m ciperlib run notebooks/01_training.ipynb notebooks/02_linear_probing.ipynb --publish
@@ -21,8 +21,11 @@ test: $(STAMP)  ## the laws, the notebooks, the style; `make test ARGS='-m "not 
 	$(PY) -m ruff format --check .
 	$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
 
+prove: $(STAMP)  ## the long proofs, under an hour: planted faults, bad input, kills, load in a browser; before a release
+	$(PY) tests/prove.py --output figures/prove.json $(ARGS)
+
 lab: $(STAMP)  ## JupyterLab on this machine only, with a token, on a page with the notebooks in order
-	JUPYTER_CONFIG_PATH=$(CURDIR)/notebooks $(PY) -m jupyterlab --ServerApp.ip=127.0.0.1 $(if $(filter 0,$(shell id -u)),--allow-root) --ServerApp.root_dir=$(CURDIR) --LabApp.default_url=/lab/tree/notebooks/start.md $(ARGS)
+	JUPYTER_CONFIG_PATH="$(CURDIR)/notebooks" $(PY) -m jupyterlab --ServerApp.ip=127.0.0.1 $(if $(filter 0,$(shell id -u)),--allow-root) --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/notebooks/start.md $(ARGS)
 
 bench: .venv/.bench  ## ratios against what one would use instead, as a table and as JSON in figures/
 	$(PY) tests/benchmarks.py --output figures/benchmarks.json
@@ -39,7 +42,7 @@ zoo: $(STAMP)  ## train what is missing of data/zoo; stop and start it as you li
 page: $(STAMP)  ## the alpha explorer as one file, out/explorer.html, to be mailed to a class
 	$(PY) -m ciperlib page
 
-student: $(STAMP)  ## the notebooks without their solutions, in out/student/
+student: $(STAMP)  ## the notebooks without their solutions, in student/; a copy that was edited is left
 	$(PY) -m ciperlib student
 
 install: $(STAMP)
@@ -54,5 +57,5 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(PIP_EXTRAS),bench]'
 	touch $@
 
-clean:  ## everything that can be made again, but not runs/ and not the environment
+clean:  ## everything that can be made again, but not runs/, not student/ and not the environment
 	rm -rf out data/cache .pytest_cache .ruff_cache

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from ciperlib.config import DATASETS, METHODS, Config, profile_parameters
-from ciperlib.files import home, write_json
+from ciperlib.config import DATASETS, DEFAULT_PROFILE, METHODS, Config, ConfigError, profile_parameters
+from ciperlib.files import home, write_json, write_sealed
 
+MOST_VALUES = 100_000  # of one parameter of a grid
 REFUSED = 2  # exit status: the command could not be carried out as it was given
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that refuses in one line, as everything here does."""
+
+    def error(self, message: str) -> None:
+        self.exit(REFUSED, f"ciperlib: {message} (see {self.prog} --help)\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,7 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def fit_command(options: argparse.Namespace) -> None:
     from ciperlib.learn.training import fit
 
-    parameters = {**profile_parameters(options.profile, "config"), **_parameters(options.p)}
+    texts = {f.name for f in fields(Config) if f.type.startswith(("str", "tuple"))}
+    parameters = {**profile_parameters(options.profile, "config"), **_parameters(options.p, texts)}
     config = Config.from_parameters(**parameters)
     run = fit(config, options.root, data_root=options.data, device=options.device)
     print(f"{run.folder}  ({run.status['seconds']:.0f} s)")
@@ -65,15 +75,17 @@ def probe_command(options: argparse.Namespace) -> None:
     if run.folder.parent != zoo_root():  # the zoo's metrics are part of what was shipped
         suffix = f" ({options.protocol})" if options.protocol else ""
         metrics = {name + suffix: value for name, value in to_metrics(results).items()}
-        write_json(run.folder / METRICS, {**run.metrics, **metrics})
+        write_sealed(run.folder / METRICS, {**run.metrics, **metrics})
 
 
 def run_command(options: argparse.Namespace) -> None:
-    from ciperlib.present.batch import publish, run
+    from ciperlib.present.batch import publish, run, text_parameters
 
     records = []
     for notebook in options.notebook:
-        record = run(notebook, _parameters(options.p), profile=options.profile, output=options.output)
+        texts = text_parameters(Path(notebook)) if options.p else ()
+        values = {**_parameters(options.p, texts), **options.values}
+        record = run(notebook, values, profile=options.profile, output=options.output)
         page = Path(record.folder) / f"{Path(record.notebook).stem}.html"
         print(f"{record.notebook}: {record.status} in {record.seconds:.0f} s; the page is {page}", flush=True)
         records.append(record)
@@ -85,10 +97,12 @@ def run_command(options: argparse.Namespace) -> None:
 def sweep_command(options: argparse.Namespace) -> None:
     import os
 
+    from ciperlib.present.batch import text_parameters
     from ciperlib.present.sweep import estimate_seconds, make_tasks, sweep
 
     workers = options.workers or os.cpu_count() or 1
-    grid = {name: _values(text) for name, text in options.p}
+    texts = text_parameters(Path(options.notebook))
+    grid = {name: _values(text, name in texts) for name, text in _once(options.p).items()}
     limits = {"timeout": options.timeout, "gpus": options.gpus_per_run}
     tasks = make_tasks(options.notebook, grid, profile=options.profile, output=options.output, **limits)
     seconds = estimate_seconds(tasks, workers)
@@ -190,7 +204,7 @@ def student_command(options: argparse.Namespace) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("python -m ciperlib", description=__doc__)
+    parser = Parser("python -m ciperlib", description=__doc__)
     commands = parser.add_subparsers(
         required=True, metavar="fit | probe | run | sweep | collect | zoo | data | page | student"
     )
@@ -207,17 +221,24 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("notebook", nargs="+", help="the .ipynb files, in order")
     _add_parameters(run, "a value for the notebook's parameters cell")
     run.add_argument("--output", help="folder for the runs (default: out/)")
+    run.add_argument("--values", type=_json_object, default={}, metavar="JSON", help="more of them, as one object")
     run.add_argument("--publish", action="store_true", help="copy pictures and numbers to figures/")
 
     sweep = _command(commands, "sweep", sweep_command, "run a notebook over a grid: -p alpha 0,0.1,1 -p seed 0..4")
     sweep.add_argument("notebook", help="the .ipynb file")
     _add_parameters(sweep, "a parameter and its values: 0,0.1,1 or 0..4; divided by ; where values hold commas")
     sweep.add_argument("--output", help="folder for the sweep (default: out/<notebook>-sweep)")
-    sweep.add_argument("--workers", type=int, help="runs at a time on this machine (default: one for each core)")
+    sweep.add_argument(
+        "--workers", type=_at_least(1), help="runs at a time here (default: one for each core)"
+    )
     sweep.add_argument("--scheduler", help="address of a Dask scheduler, instead of this machine")
-    sweep.add_argument("--gpus-per-run", type=int, default=0, help="GPUs that each run has for itself (default: 0)")
-    sweep.add_argument("--timeout", type=float, help="seconds that a run may take")
-    sweep.add_argument("--retries", type=int, default=0, help="how often a run that fails is tried again (default: 0)")
+    sweep.add_argument(
+        "--gpus-per-run", type=_at_least(0), default=0, help="GPUs of each run's own (default: 0)"
+    )
+    sweep.add_argument("--timeout", type=_seconds, help="seconds that a run may take")
+    sweep.add_argument(
+        "--retries", type=_at_least(0), default=0, help="tries more of a run that fails (default: 0)"
+    )
     sweep.add_argument("--dry-run", action="store_true", help="say what would be run, and how long it would take")
 
     collect = _command(commands, "collect", collect_command, "the runs of a folder as one table, table.csv")
@@ -250,12 +271,24 @@ def _command(commands, name: str, function, text: str) -> argparse.ArgumentParse
 
 def _add_parameters(parser: argparse.ArgumentParser, text: str) -> None:
     parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help=text)
-    parser.add_argument("--profile", default="teaching", help="smoke, teaching (default) or paper")
+    parser.add_argument("--profile", default=DEFAULT_PROFILE, help="smoke, teaching (default) or paper")
 
 
-def _parameters(pairs: Sequence[Sequence[str]]) -> dict[str, Any]:
-    """-p pairs as values: numbers, true and false as such, `none` as None, anything else as text."""
-    return {name: _value(text) for name, text in pairs}
+def _parameters(pairs: Sequence[Sequence[str]], texts: Collection[str] = ()) -> dict[str, Any]:
+    """-p pairs as values: numbers, true and false as such, `none` as None, anything else as text; what is among `texts`
+    is text whatever it looks like, but for `none`."""
+    return {name: _text(text) if name in texts else _value(text) for name, text in _once(pairs).items()}
+
+
+def _once(pairs: Sequence[Sequence[str]]) -> dict[str, str]:
+    names = [name for name, _ in pairs]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ConfigError(f"-p {twice[0]} is given {names.count(twice[0])} times; give each parameter once")
+    return dict(pairs)
+
+
+def _text(text: str) -> str | None:
+    return None if text.lower() == "none" else text
 
 
 def _value(text: str) -> Any:
@@ -267,12 +300,47 @@ def _value(text: str) -> Any:
     return {"true": True, "false": False, "none": None}.get(text.lower(), text)
 
 
-def _values(text: str) -> list[Any]:
+def _values(text: str, as_text: bool = False) -> list[Any]:
     """The values of one parameter of a grid: `0,0.1,1`, `0..4` (both ends), or with semicolons: `crop,flip;pose`."""
+    convert = _text if as_text else _value
     first, dots, last = text.partition("..")
     if dots and first.lstrip("-").isdigit() and last.lstrip("-").isdigit():
-        return list(range(int(first), int(last) + 1))
-    return [_value(part.strip()) for part in text.split(";" if ";" in text else ",") if part.strip()]
+        count = int(last) - int(first) + 1
+        if count > MOST_VALUES:
+            raise ConfigError(f"{text} are {count} values; a sweep takes at most {MOST_VALUES} of one parameter")
+        return [convert(str(number)) for number in range(int(first), int(last) + 1)]
+    return [convert(part.strip()) for part in text.split(";" if ";" in text else ",") if part.strip()]
+
+
+def _at_least(low: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if not text.strip().isdigit() or not low <= int(text) < 10**6:
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {low} on")
+        return int(text)
+
+    return number
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    import json
+
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is no JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is no JSON object")
+    return value
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
+    return seconds
 
 
 def _find(name: str):

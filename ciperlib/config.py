@@ -8,6 +8,7 @@ import json
 import math
 import re
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -41,11 +42,14 @@ DATASETS = {
     "folder": "folder",  # "folder:NAME"
 }
 CLASS_INFORMATION = ("none", "added", "removed")
+CONTENT_NAMED = ("folder", "digits", "eth80", "coil100", "core50", "tdw")  # files that nobody's checksum fixes
 DATASET_STEPS = ("pose", "session")
 IMAGE_STEPS = ("crop", "flip", "jitter", "grayscale")
 STEPS = DATASET_STEPS + IMAGE_STEPS  # of augmentation, in the order in which they are applied
 PATCH = 4  # side of a vision transformer's patches, in pixels
+LARGEST = {"int": 2**63 - 1, "float": 1e30}  # where a choice says nothing: what int64 and float32 can work with
 RECIPE = 1  # raised when the library's behaviour changes for the same choices
+DEFAULT_PROFILE = "teaching"
 _DESCRIPTION = "description"
 
 
@@ -66,6 +70,7 @@ class Config:
 
     `alpha=None` means the method's own (`ALPHAS`): 1 for CIPER (paper, section 3.3), 0 for the contrastive methods.
     CIPER with alpha 0 *is* SimCLR: same config, same name. `invariant_share=None`, too, is the method's own.
+    `precision=None` is called as bf16 is; only a new training on a CPU that is slow at bf16 takes float32 instead.
     """
 
     method: str = _choice("ciper", "what is trained", options=METHODS)
@@ -74,15 +79,17 @@ class Config:
     seed: int = _choice(0, "seed of weights, order and augmentation", low=0)
 
     dataset: str = _choice("turntable", "images", options=tuple(DATASETS))
-    train_size: int = _choice(5000, "training images", low=2)
-    image_size: int = _choice(32, "side of an image in pixels", low=8)
+    train_size: int = _choice(5000, "training images", low=2, high=10**7)
+    image_size: int = _choice(32, "side of an image in pixels", low=8, high=1024)
 
     architecture: str = _choice("resnet10", "encoder", options=ARCHITECTURES)
-    width: int = _choice(16, "channels of the encoder's first stage; h has 8 times as many dimensions", low=1)
+    width: int = _choice(
+        16, "channels of the encoder's first stage; h has 8 times as many dimensions", low=1, high=4096
+    )
     norm: str = _choice("batch", "BatchNorm, or GroupNorm where a batch is divided", options=("batch", "group"))
     coordinates: bool = _choice(True, "append two coordinate channels (paper, section 4.1)")
-    projector_width: int = _choice(512, "hidden and output units of the projector (paper: 2048)", low=2)
-    predictor_width: int = _choice(512, "hidden units of the predictor (paper: 512)", low=1)
+    projector_width: int = _choice(512, "hidden and output units of the projector (paper: 2048)", low=2, high=2**16)
+    predictor_width: int = _choice(512, "hidden units of the predictor (paper: 512)", low=1, high=2**16)
 
     epochs: int = _choice(30, "passes over the training images", low=1)
     batch_size: int = _choice(128, "images in a batch, over all processes together", low=2)
@@ -90,7 +97,9 @@ class Config:
     optimiser: str = _choice("sgd", "sgd with momentum; adamw, which transformers want", options=("sgd", "adamw"))
     momentum: float = _choice(0.9, "of SGD", low=0.0, high=1.0)
     weight_decay: float = _choice(5e-4, "on all weights", low=0.0)
-    precision: str = _choice("bf16", "bf16: autocast; float32: everything", options=("bf16", "float32"))
+    precision: str | None = _choice(
+        None, "bf16: autocast; float32; none: bf16 where the device is fast at it", options=("bf16", "float32")
+    )
 
     temperature: float = _choice(0.5, "of the contrastive loss; the paper is silent, 0.5 is E-SSL's", low=0.0)
     contrastive: str = _choice("nt_xent", "SimCLR's loss, or E-SSL's between views", options=("nt_xent", "cross_view"))
@@ -108,6 +117,7 @@ class Config:
     transformation: str = _choice("rotation", "what transformation_prediction predicts", options=TRANSFORMATIONS)
     class_information: str = _choice("none", "the class: left alone, also predicted, fought", options=CLASS_INFORMATION)
 
+    content: str = _choice("", "digest of the images of a folder, or of other files that may change; set by fit")
     recipe: int = _choice(RECIPE, "which behaviour of the library made the run", low=1, high=RECIPE)
 
     def __post_init__(self) -> None:
@@ -172,6 +182,8 @@ class Config:
         }
         if self.method in ALPHAS and self.alpha != ALPHAS[self.method]:
             chosen["alpha"] = self.alpha
+        if self.precision == "bf16":
+            chosen.pop("precision", None)
         return {**chosen, "recipe": self.recipe}
 
     @property
@@ -182,7 +194,7 @@ class Config:
         if self.method == "transformation_prediction":
             parts = ["predicts", self.transformation, *([self.class_information] * (self.class_information != "none"))]
         parts += [views] if views and self.method != "random" else []
-        parts = [re.sub("[_:/]", "-", part) for part in (*parts, self.dataset, f"s{self.seed}")]
+        parts = [re.sub(r"[^\w.,+-]|_", "-", part)[:60] for part in (*parts, self.dataset, f"s{self.seed}")]
         text = json.dumps(self.canonical(), sort_keys=True, separators=(",", ":"))
         return "-".join([*parts, hashlib.sha256(text.encode()).hexdigest()[:8]])
 
@@ -225,9 +237,29 @@ def profile_parameters(profile: str, section: str) -> dict[str, Any]:
     """
     folder = home() / "notebooks" / "profiles"
     path = folder / f"{profile}.yml"
+    if not folder.is_dir() and profile == DEFAULT_PROFILE:
+        return {}  # it changes nothing, and a library without its workbook has no profiles
+    if not folder.is_dir():
+        raise ConfigError(f"profile {profile!r}: profiles are part of the workbook's checkout, and {home()} is none")
     if not path.is_file():
         raise ConfigError(f"there is no profile {profile!r}{nearest(profile, [p.stem for p in folder.glob('*.yml')])}")
-    return dict((yaml.safe_load(path.read_text()) or {}).get(section) or {})
+    return _section(path, section)
+
+
+def _section(path: Path, section: str) -> dict[str, Any]:
+    try:
+        sections = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+        raise ConfigError(f"{path} cannot be read ({str(error).splitlines()[0]}); restore the file") from error
+    values = (sections.get(section) or {}) if isinstance(sections, dict) else None
+    if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
+        raise ConfigError(f"{path}: {section} must be a table of names and values")
+    return dict(values)
+
+
+def is_folder(dataset: str) -> bool:
+    """Whether a data set's name is that of a folder of one's own, folder:NAME."""
+    return dataset.startswith("folder:") and bool(dataset.partition(":")[2].strip())
 
 
 def nearest(name: str, known) -> str:
@@ -254,22 +286,28 @@ def _checked(f, value: Any) -> Any:
 
 def _check_range(f, value: Any) -> None:
     low, high, options = f.metadata["low"], f.metadata["high"], f.metadata["options"]
+    high = LARGEST.get(f.type.split(" | ")[0]) if high is None else high
     if options is not None:
         for item in value if isinstance(value, tuple) else (value,):
-            if str(item).split(":")[0] not in options:  # folder:NAME is a folder
+            if item not in options and not (f.name == "dataset" and is_folder(item)):
                 raise ConfigError(f"{f.name} has no {item!r}{nearest(str(item), options)}")
     if (low is not None and value < low) or (high is not None and value > high):
-        allowed = f"at least {low:g}" + (f" and at most {high:g}" if high is not None else "")
-        raise ConfigError(f"{f.name}={value:g} is out of range: it must be {allowed} ({f.metadata[_DESCRIPTION]})")
+        shown = f"{value:g}" if abs(value) < 1e300 else "a huge number"
+        allowed = f"at least {low:g} and at most {high:g}"
+        raise ConfigError(f"{f.name}={shown} is out of range: it must be {allowed} ({f.metadata[_DESCRIPTION]})")
 
 
 def _float(value: Any) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
-    return float(value)
+    if isinstance(value, int) and abs(value) > LARGEST["int"] or not math.isfinite(value):
+        return None
+    return float(value) + 0.0  # 0 and -0 are one choice
 
 
 def _int(value: Any) -> int | None:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value  # exactly: a float would round it
     number = _float(value)
     return int(number) if number is not None and number.is_integer() else None
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from ciperlib.config import DATASET_STEPS, INVARIANT_SHARES, PATCH, STEPS, Config, ConfigError
+from ciperlib.config import CONTENT_NAMED, DATASET_STEPS, INVARIANT_SHARES, PATCH, STEPS, Config, ConfigError
 
 STEPS_OF = {  # the dataset steps of an image set that lacks some: views need known poses, or known sessions
     "cifar10": (), "digits": (), "eth80": ("pose",), "coil100": ("pose",), "tdw": ("pose",), "core50": ("session",),
 }  # fmt: skip
+ENOUGH = {  # training images from which on each object has another view, or (session) one in another session
+    "turntable": {"pose": 100, "session": 159}, "turntable_sessions": {"pose": 100, "session": 409},
+    "eth80": {"pose": 160}, "coil100": {"pose": 200},
+}  # fmt: skip
+WITHOUT_CATEGORY = ("coil100", "tdw")
 
 
 def check_conflicts(config: Config) -> None:
@@ -21,6 +26,8 @@ def check_conflicts(config: Config) -> None:
             f"batch_size={config.batch_size} is larger than train_size={config.train_size}: "
             "no full batch can be drawn; lower batch_size or raise train_size"
         )
+    if config.content and config.dataset.split(":")[0] not in CONTENT_NAMED:
+        raise ConfigError(f"content={config.content!r} does not go with dataset={config.dataset!r}: it is fixed")
     if config.temperature == 0:
         raise ConfigError("temperature=0 would divide by zero; it must be greater than 0")
     if config.norm == "group" and config.width % 4:
@@ -32,10 +39,21 @@ def check_conflicts(config: Config) -> None:
             f"{' and '.join(sorted(missing))} need images of the same object in known views or places, "
             "such as dataset='turntable'"
         )
+    _check_partners(config)
     if config.method == "transformation_prediction":
         _check_transformation(config, "pose" in known)
     _check_views(config)
     _check_network(config)
+
+
+def _check_partners(config: Config) -> None:
+    enough = {step: ENOUGH.get(config.dataset, {}).get(step, 0) for step in config.augmentations}
+    step = max(enough, key=enough.__getitem__, default="")
+    if config.method != "random" and config.train_size < enough.get(step, 0):
+        raise ConfigError(
+            f"train_size={config.train_size} does not go with augmentations={config.augmentations}: among so few "
+            f"images of {config.dataset} some objects have no other one to be the view; choose {enough[step]} or more"
+        )
 
 
 def _check_views(config: Config) -> None:
@@ -86,6 +104,11 @@ def _check_network(config: Config) -> None:
 
 
 def _check_transformation(config: Config, poses: bool) -> None:
+    if config.class_information != "none" and config.dataset in WITHOUT_CATEGORY:
+        raise ConfigError(
+            f"class_information={config.class_information!r} does not go with dataset={config.dataset!r}, whose images "
+            "have no category; choose class_information='none', or another dataset"
+        )
     if config.transformation in ("elevation", "distance") and not config.dataset.startswith("turntable"):
         raise ConfigError(
             f"transformation={config.transformation!r} does not go with dataset={config.dataset!r}: its parts are "

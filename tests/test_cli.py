@@ -79,7 +79,8 @@ def test_the_zoo_trains_what_is_missing_only(tmp_path, monkeypatch, capsys):
     run = "{method: simclr, train_size: 200, batch_size: 100, epochs: 1, width: 4, image_size: 16}"
     grid = f"seeds: [0, 1]\nruns:\n  tried:\n    - {run}\n"
     (tmp_path / "data" / "zoo" / "grid.yml").write_text(grid)
-    monkeypatch.setattr("ciperlib.learn.runs.home", lambda: tmp_path)
+    for module in ("ciperlib.learn.runs", "ciperlib.files"):
+        monkeypatch.setattr(f"{module}.home", lambda: tmp_path)
     monkeypatch.delenv("CIPER_ZOO", raising=False)
     assert main(["zoo", "--device", "cpu"]) == 0
     folders = sorted((tmp_path / "data" / "zoo").glob("simclr*"))

@@ -18,7 +18,7 @@ TRAINED = [method for method in OBJECTIVES if method != "random"]
 def make(method="ciper", augmentations=KINDS[0], **choices):
     """An objective and a batch for it."""
     images = make_noise_images()
-    config = Config(**{**TINY, "method": method, "augmentations": augmentations, **choices})
+    config = Config(**{**TINY, "train_size": 480, "method": method, "augmentations": augmentations, **choices})
     augmentation = make_augmentation(config, images)
     generator = torch.Generator().manual_seed(0)
     index = torch.arange(16)

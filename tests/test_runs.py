@@ -10,7 +10,7 @@ from safetensors.torch import load
 
 import ciperlib
 from ciperlib.config import Config
-from ciperlib.files import write_atomically
+from ciperlib.files import read_sealed, sha256, write_atomically, write_sealed
 from ciperlib.learn.runs import (
     CONFIG,
     ENCODER,
@@ -97,10 +97,9 @@ def test_a_damaged_status(copy):
 def test_a_run_of_a_later_version_names_both_versions(copy):
     config = json.loads((copy / CONFIG).read_text())
     write_atomically(copy / CONFIG, json.dumps({**config, "magic": 1}))
-    status = json.loads((copy / STATUS).read_text())
-    status["versions"]["ciperlib"] = "9.0"
-    del status["files"][CONFIG]
-    write_atomically(copy / STATUS, json.dumps(status))
+    status, _ = read_sealed(copy / STATUS)
+    status["versions"]["ciperlib"], status["files"][CONFIG] = "9.0", sha256(copy / CONFIG)
+    write_sealed(copy / STATUS, status)
     with pytest.raises(RunError, match=rf"written by ciperlib 9.0 .* by {ciperlib.__version__}.*'magic'"):
         load_run(copy)
 

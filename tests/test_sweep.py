@@ -29,11 +29,7 @@ from ciperlib.present.task import is_finished, run_task
 # What `ciperlib run` does to the outside, in a few milliseconds: a folder, a record, and a line in a ledger.
 RUNNER = """
     import hashlib, json, os, signal, sys, time
-    notebook, output, pairs = sys.argv[1], sys.argv[5], sys.argv[6:]
-    values = {}
-    for name, text in zip(pairs[1::3], pairs[2::3]):
-        try: values[name] = json.loads(text)
-        except ValueError: values[name] = text
+    notebook, output, values = sys.argv[1], sys.argv[5], json.loads(sys.argv[7])
     text = json.dumps([values, os.path.dirname(os.path.realpath(notebook))], sort_keys=True)
     stem = os.path.splitext(os.path.basename(notebook))[0]
     folder = f"{output}/{stem}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
@@ -494,7 +490,9 @@ def test_a_thousand_records_make_one_tidy_table(tmp_path):
         (folder / "status.json").write_text(json.dumps(record | {"last_lines": []}))
     (tmp_path / "one-0500" / "status.json").write_text("{half a rec")
     table = collect(tmp_path)
-    assert len(table) == 999
+    assert len(table) == 1000
+    assert table.loc[500, ["status", "folder"]].tolist() == ["damaged", "one-0500"]
+    table = table.drop(500)
     about = ["notebook", "profile", "status", "seconds", "folder"]
     assert list(table.columns) == [*about, "alpha", "seed", "metric: object", "version: torch"]
     assert table["folder"].is_monotonic_increasing

@@ -9,6 +9,7 @@ import torch
 import torchvision
 
 import ciperlib
+from ciperlib.files import cpu_flags
 from ciperlib.learn.parallel import world_size
 
 
@@ -17,7 +18,9 @@ class DeviceError(RuntimeError):
 
 
 def find_device(name: str) -> torch.device:
-    """The device called so; "auto" is a GPU if there is one. Under torchrun each process has its own GPU.
+    """The device called so; "auto" is a CUDA GPU if there is one. Under torchrun each process has its own GPU.
+
+    Apple's "mps" is taken where torch has it, and trains in float32; it was not run here, so "auto" leaves it out.
 
     Raises:
         DeviceError: a GPU is asked for where torch sees none.
@@ -25,7 +28,8 @@ def find_device(name: str) -> torch.device:
     gpus = torch.cuda.device_count()
     if name == "auto":
         name = "cuda" if gpus else "cpu"
-    if name not in ("cpu", "cuda", *(f"cuda:{i}" for i in range(gpus))):
+    apple = ("mps",) if torch.backends.mps.is_available() else ()
+    if name not in ("cpu", "cuda", *apple, *(f"cuda:{i}" for i in range(gpus))):
         raise DeviceError(f"there is no device {name!r} here; use 'auto', 'cpu' or one of {gpus} GPUs: 'cuda:0' ...")
     if name == "cuda" and not gpus:
         raise DeviceError("device='cuda', but torch sees no GPU here; use device='cpu' or 'auto'")
@@ -36,6 +40,20 @@ def find_device(name: str) -> torch.device:
         name = f"cuda:{local}"
         torch.cuda.set_device(name)
     return torch.device(name)
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """Whether bf16 is the faster precision there, from what the device says of itself and never from a timing.
+
+    On a CPU the chip and torch must both say so: without AVX-512 (or AMX) instructions for bf16, or with torch built or
+    told to do without them (ATEN_CPU_CAPABILITY), a convolution in bf16 takes many times as long as one in float32.
+    What is unknown counts as slow.
+    """
+    if device.type != "cpu":
+        return device.type == "cuda"
+    told = getattr(torch.cpu, "get_capabilities", None)
+    chip = {name for name, has in told().items() if has} if told else cpu_flags()
+    return bool(chip & {"avx512_bf16", "amx_bf16"}) and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
 
 
 def environment(device: torch.device) -> dict[str, str]:

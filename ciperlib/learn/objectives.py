@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ciperlib.config import Config
+from ciperlib.config import Config, ConfigError
 from ciperlib.learn import losses
 from ciperlib.learn.augment import CROP_SCALE, ParameterSpec, View
 from ciperlib.learn.encoders import make_encoder, make_predictor, make_projector, seeded
@@ -227,7 +227,7 @@ class TransformationPrediction(Objective):
         self.class_predictor = None
         if config.class_information != "none":
             if not self.categories:
-                raise ValueError(f"class_information={config.class_information!r} needs images with a factor category")
+                raise ConfigError(f"class_information={config.class_information!r} needs images with a factor category")
             with seeded(config.seed, "class_predictor"):
                 self.class_predictor = make_predictor(inputs, config.predictor_width, self.categories)
 

@@ -12,6 +12,10 @@ from ciperlib.config import DATASET_STEPS
 from ciperlib.data.imageset import ImageSet
 
 
+class PartnersError(ValueError):
+    """Images of which some have no other image to be their view; the message says which and what to do."""
+
+
 @dataclass(frozen=True, eq=False)
 class Partners:
     """Which images can stand for an image: those of its object, without one run of images that holds it.
@@ -38,7 +42,7 @@ def find_partners(image_set: ImageSet, steps: tuple[str, ...], sessions: int, po
     """The table of an image set for the dataset steps among `steps`, made once and kept as long as the image set.
 
     Raises:
-        ValueError: a factor that a step needs is missing or out of range, or an object has no other image.
+        PartnersError: a factor that a step needs is missing or out of range, or an object has no other image.
     """
     key = (*(step for step in DATASET_STEPS if step in steps), sessions, *pose)
     tables = _TABLES.setdefault(image_set, {})
@@ -53,11 +57,11 @@ def _check_factors(image_set: ImageSet, steps: tuple[str, ...], sessions: int, p
     for step in set(steps) & set(DATASET_STEPS):
         for factor in needed[step]:
             if factor not in image_set.factors:
-                raise ValueError(f"the step {step!r} needs the factor {factor!r}, which {image_set.name!r} has not")
+                raise PartnersError(f"the step {step!r} needs the factor {factor!r}, which {image_set.name!r} has not")
     if "session" in steps:
         known, count = image_set.factors["session"].unique().tolist(), sessions
         if not set(known) <= set(range(count)):
-            raise ValueError(f"sessions={count} means 0 to {count - 1}, but {image_set.name!r} has sessions {known}")
+            raise PartnersError(f"sessions={count} means 0 to {count - 1}, but {image_set.name!r} has sessions {known}")
 
 
 def _make_partners(image_set: ImageSet, other_session: bool) -> Partners:
@@ -72,10 +76,10 @@ def _make_partners(image_set: ImageSet, other_session: bool) -> Partners:
     alone = image_set.factors["object"][table[3] == 0].tolist()
     if alone:
         label = dict(enumerate(image_set.labels.get("object", ()))).get(alone[0], "no label")
-        raise ValueError(
+        raise PartnersError(
             f"object {alone[0]} ({label}) of {image_set.name!r} has no other image"
             f"{' from another session' if other_session else ''} to be its view: "
-            "leave it out with image_set.subset(...), or load more images"
+            "take more images (train_size), or leave the object out"
         )
     return Partners(order, table)
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
+import hashlib
 import json
 import lzma
-import os
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,19 @@ from safetensors.torch import load, load_file, save
 from torch import Tensor
 
 import ciperlib
-from ciperlib.config import Config, ConfigError, nearest
-from ciperlib.data.imageset import TrainedOn
-from ciperlib.files import home, sha256, write_atomically, write_json
+from ciperlib.config import CONTENT_NAMED, Config, ConfigError, nearest
+from ciperlib.data.imageset import DataError, TrainedOn
+from ciperlib.files import (
+    SealError,
+    hold,
+    home,
+    place,
+    read_sealed,
+    sha256,
+    write_atomically,
+    write_json,
+    write_sealed,
+)
 from ciperlib.learn.encoders import Encoder, make_encoder
 
 CONFIG, ENCODER, HEADS, HISTORY, STATUS = (
@@ -30,6 +40,10 @@ CONFIG, ENCODER, HEADS, HISTORY, STATUS = (
 )  # fmt: skip
 STATE, METRICS = "state.safetensors", "metrics.json"
 PACKED = ENCODER + ".xz"  # in the zoo; `xz -d` gives the plain file
+# Of what was shipped before files had seals of their own: a table beside the runs, "RUN/FILE" -> SHA-256.
+DIGESTS = "digests.json"
+UNSEALED = {"compute", "files", "seconds", "trained_on", "training_ids", "versions"}  # what such a status holds
+POLL_SECONDS = 0.2
 # Numbers of two bytes, of which only the one with the exponent repeats itself: the packer keeps a statistic for each.
 _XZ = [{"id": lzma.FILTER_LZMA2, "preset": 9, "lc": 0, "lp": 1, "pb": 1}]
 
@@ -61,12 +75,28 @@ class Run:
         return self.config.name
 
     def load_encoder(self, device: str | torch.device = "cpu") -> Encoder:
-        """The trained encoder in float32, in eval mode, its parameters not asking for gradients."""
+        """The trained encoder in float32, in eval mode, its parameters not asking for gradients.
+
+        Raises:
+            RunError: weights that are not those of the config's encoder.
+        """
         encoder = make_encoder(self.config)
-        packed = self.folder / PACKED
-        tensors = load(lzma.decompress(packed.read_bytes())) if packed.exists() else load_file(self.folder / ENCODER)
-        encoder.load_state_dict({name: tensor.to(encoder.state_dict()[name].dtype) for name, tensor in tensors.items()})
+        wanted = encoder.state_dict()
+        try:
+            tensors = self._read_weights(most=sum(t.numel() * 8 for t in wanted.values()) + 2**20)
+            encoder.load_state_dict({name: tensor.to(wanted[name].dtype) for name, tensor in tensors.items()})
+        except (OSError, SafetensorError, lzma.LZMAError, RuntimeError, KeyError) as error:
+            raise RunError(
+                f"the encoder in {self.folder} is not that of its config ({error}); train it again"
+            ) from error
         return encoder.eval().requires_grad_(False).to(device)
+
+    def _read_weights(self, most: int) -> dict[str, Tensor]:
+        """Of either file; a packed one is unpacked to `most` bytes, so that no file can fill the memory."""
+        packed = self.folder / PACKED
+        if not packed.exists():
+            return load_file(self.folder / ENCODER)
+        return load(lzma.LZMADecompressor().decompress(packed.read_bytes(), most))
 
     @property
     def trained_on(self) -> TrainedOn:
@@ -82,17 +112,17 @@ class Run:
     def metrics(self) -> dict[str, Any]:
         """What was measured of the encoder and kept with it; empty if nothing was."""
         path = self.folder / METRICS
-        return json.loads(path.read_text()) if path.exists() else {}
+        return _read_checked(path)[0] if path.exists() else {}
 
 
 def runs_root(root: str | Path | None = None) -> Path:
     """Where runs are written: `root`, else the environment's `CIPER_RUNS`, else `runs/` of the checkout."""
-    return Path(root or os.environ.get("CIPER_RUNS") or home() / "runs")
+    return place(root, "CIPER_RUNS", "runs")
 
 
 def zoo_root() -> Path:
     """Where the trained encoders that come with the workbook are: `CIPER_ZOO`, else `data/zoo` of the checkout."""
-    return Path(os.environ.get("CIPER_ZOO") or home() / "data" / "zoo")
+    return place(None, "CIPER_ZOO", "data/zoo")
 
 
 def zoo_grid(part: str | None = None) -> tuple[list[dict[str, Any]], list[int]]:
@@ -112,21 +142,52 @@ def load_run(folder: str | Path) -> Run:
         raise RunError(f"there is no run in {folder}; make it with `python -m ciperlib fit`, or check the name")
     if not (folder / STATUS).exists():
         raise RunError(f"the run in {folder} is not finished; the command that started it carries it on")
-    status = _read_json(folder / STATUS)
+    status = _read_status(folder)
     for name, digest in status["files"].items():
         if not (folder / name).exists():
             raise RunError(f"{folder / name} is missing; delete the folder and train again, or restore the file")
         if sha256(folder / name) != digest:
             raise RunError(f"{folder / name} is damaged (its checksum is wrong); delete the folder and train again")
-    config = read_config(folder, status.get("versions", {}).get("ciperlib", "unknown"))
+    config = read_config(folder, status["versions"].get("ciperlib", "unknown"))
     if config.name != folder.name:
         raise RunError(f"{folder} holds the run {config.name}; rename the folder back, its name is its identity")
     return Run(folder, config, status)
 
 
+def _read_status(folder: Path) -> dict[str, Any]:
+    """What the status says, once it is what was written and holds what a status must."""
+    status, sealed = _read_checked(folder / STATUS)
+    try:
+        TrainedOn.from_list(**status["trained_on"])
+        files, texts = status["files"], [*status["files"].items(), *status["versions"].items()]
+        sound = all(isinstance(text, str) for pair in texts for text in pair) and {CONFIG, HISTORY} <= files.keys()
+        sound &= files.keys() <= {CONFIG, HISTORY, ENCODER, HEADS, PACKED} and (sealed or status.keys() == UNSEALED)
+    except (DataError, KeyError, TypeError, ValueError, AttributeError):
+        sound = False
+    if not sound:
+        raise RunError(f"{folder / STATUS} is damaged; delete the folder and train again, or restore the file")
+    return status
+
+
+def _read_checked(path: Path) -> tuple[dict[str, Any], bool]:
+    """The object of a JSON file that has a seal, or a digest in the table beside its run's folder, or (of an older
+    version's run) neither; and whether anything vouches for it."""
+    key, table = f"{path.parent.name}/{path.name}", path.parent.parent / DIGESTS
+    try:
+        value, sealed = read_sealed(path)
+        digest = read_sealed(table)[0].get(key) if table.exists() else None
+        if not sealed and digest is not None and digest != sha256(path):
+            raise SealError(f"{path} is damaged (its checksum is wrong)")
+    except SealError as error:
+        raise RunError(f"{error}; delete the folder and train again, or restore the file") from error
+    return value, sealed or digest is not None
+
+
 def read_config(folder: Path, version: str = "unknown") -> Config:
     try:
-        return Config.from_parameters(**_read_json(folder / CONFIG))
+        return Config.from_parameters(**read_sealed(folder / CONFIG)[0])
+    except SealError as error:
+        raise RunError(f"{error}; delete the folder and train again") from error
     except ConfigError as error:
         raise RunError(
             f"the config in {folder} was written by ciperlib {version} and cannot be read by {ciperlib.__version__}: "
@@ -149,7 +210,12 @@ def find_runs(root: str | Path | None = None, **choices: Any) -> list[Run]:
 
 
 def find_run(config: Config, *roots: str | Path) -> Run | None:
-    """The finished run of this config in the first of `roots` (the zoo, then `runs/`) that has it, else None."""
+    """The finished run of this config in the first of `roots` (the zoo, then `runs/`) that has it, else None.
+
+    Images of files that may change are known by their content: without it, no run is taken for theirs.
+    """
+    if config.dataset.split(":")[0] in CONTENT_NAMED and not config.content:
+        return None
     for root in roots or (zoo_root(), runs_root()):
         if (Path(root) / config.name / STATUS).exists():
             return load_run(Path(root) / config.name)
@@ -169,6 +235,9 @@ def find_longer_run(config: Config) -> Run | None:
 def begin_run(folder: Path, config: Config) -> None:
     """Writes the config of a training that begins (or goes on), and tidies what a killed one left half-written."""
     with _writing(folder):
+        there = {path.name for path in folder.iterdir() if path.suffix != ".part"}
+        if CONFIG not in there and there - {".lock", STATE}:
+            raise RunError(f"{folder} is no run's folder ({', '.join(sorted(there)[:3])}); choose another place")
         for left in folder.glob(".*.part"):
             left.unlink()
         write_json(folder / CONFIG, config.to_dict())
@@ -186,7 +255,7 @@ def write_run(folder: Path, tensors: dict[str, dict[str, Tensor]], history: pd.D
             write_atomically(folder / name, lzma.compress(file, filters=_XZ) if name.endswith(".xz") else file)
         write_atomically(folder / HISTORY, history.to_csv(index=False))
         files = {name: sha256(folder / name) for name in (CONFIG, HISTORY, *tensors)}
-        write_json(folder / STATUS, {**status, "files": files})
+        write_sealed(folder / STATUS, {**status, "files": files})
 
 
 def export_run(run: Run, root: str | Path, metrics: dict[str, Any] | None = None) -> Run:
@@ -200,29 +269,51 @@ def export_run(run: Run, root: str | Path, metrics: dict[str, Any] | None = None
     tensors = {name: t if name in buffers else t.half() for name, t in encoder.state_dict().items()}
     write_json(folder / CONFIG, run.config.to_dict())
     if metrics is not None:
-        write_json(folder / METRICS, metrics)
+        write_sealed(folder / METRICS, metrics)
     write_run(folder, {PACKED: tensors}, run.history, {k: v for k, v in run.status.items() if k != "files"})
     return load_run(folder)
 
 
 def write_state(folder: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
-    """Everything needed to carry on, as one file, so that no two parts of it can disagree."""
+    """Everything needed to carry on, as one file with its own checksum, so that no two parts of it can disagree."""
+    text = json.dumps({**metadata, "run": folder.name})
     with _writing(folder):
-        write_atomically(folder / STATE, _safetensors(tensors, {"state": json.dumps(metadata)}))
+        seal = _digest(tensors, text)
+        write_atomically(folder / STATE, _safetensors(tensors, {"state": text, "sha256": seal}))
 
 
 def read_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """What `write_state` wrote, or None where nothing (readable) was."""
+    """What `write_state` wrote, or None where nothing (whole) was.
+
+    Raises:
+        RunError: the state of another run.
+    """
     path = folder / STATE
     if not path.exists():
         return None
     try:
         with safe_open(path, "pt") as file:
-            names, state = list(file.keys()), json.loads(file.metadata()["state"])
-            return {name: file.get_tensor(name) for name in names}, state
-    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+            names, metadata = list(file.keys()), file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in names}
+        state = json.loads(metadata["state"])
+        if metadata.get("sha256") != _digest(tensors, metadata["state"]):
+            raise ValueError("its checksum is wrong")
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         print(f"{path} is damaged ({error}); starting this run again from its beginning")
         return None
+    if state["run"] != folder.name:
+        raise RunError(f"{path} is the state of {state['run']}; remove it, or put it back where it came from")
+    return tensors, state
+
+
+def _digest(tensors: dict[str, Tensor], text: str) -> str:
+    """SHA-256 of named tensors and a text."""
+    sha = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        sha.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        sha.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return sha.hexdigest()
 
 
 @contextmanager
@@ -241,27 +332,23 @@ def locked(folder: Path, wait: bool = False) -> Iterator[None]:
     Raises:
         RunBusyError: another process holds it, and nobody waits.
     """
-    with _writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / ".lock", "w")  # noqa: SIM115 (closed below)
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            message = f"{folder.name} is being trained by another process; wait for it, or stop it"
-            if not wait:
-                raise RunBusyError(message) from error
+    message = f"{folder.name} is being trained by another process; wait for it, or stop it"
+    told: list[str] = []
+
+    def waits() -> None:
+        if not told:
+            told.append(message)
             print(message, flush=True)
-            fcntl.flock(file, fcntl.LOCK_EX)
+        time.sleep(POLL_SECONDS)
+
+    with ExitStack() as stack:
+        with _writing(folder):
+            try:
+                stack.enter_context(hold(folder / ".lock", waits if wait else None))
+            except BlockingIOError as error:
+                raise RunBusyError(message) from error
         yield
 
 
 def _safetensors(tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
     return save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise RunError(f"{path} is missing or damaged ({error}); delete the folder and train again") from error

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ciperlib.config import RECIPE, Config
+from ciperlib.config import CONTENT_NAMED, RECIPE, Config
 from ciperlib.data.imageset import POSE, ImageSet, TrainedOn, load_images
 from ciperlib.learn.augment import CROP_SCALE, Augmentation, View
-from ciperlib.learn.devices import environment, find_device
+from ciperlib.learn.devices import environment, find_device, has_fast_bf16
 from ciperlib.learn.encoders import Encoder, derived_seed
 from ciperlib.learn.methods import make_objective
 from ciperlib.learn.objectives import Batch, Objective
@@ -31,16 +31,19 @@ from ciperlib.learn.runs import (
     STATUS,
     Run,
     begin_run,
+    find_run,
     load_run,
     locked,
     read_state,
     runs_root,
     write_run,
     write_state,
+    zoo_root,
 )
 from ciperlib.learn.transformations import Transformed, make_transformation
 
 OPTIMISER_STATE = ("momentum_buffer", "step", "exp_avg", "exp_avg_sq")  # of SGD and AdamW, for each weight
+CHECKED_IMAGES = 256  # behind the check of the finished encoder
 CALIBRATION_DRAWS = 20_000  # parameter rows behind the fixed standardisation
 
 
@@ -66,41 +69,76 @@ def fit(
 
     Args:
         config: what to train.
-        root: the folder of runs; default `runs/` of the checkout.
+        root: the folder of runs, where alone a finished one is looked for; default `runs/` of the checkout, and then
+            the zoo of encoders that come with it.
         on_epoch: called after each epoch with a `Progress`; it must not change the objective.
         data_root: where image files are; default `CIPER_DATA`, then `data/`.
-        device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1".
+        device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", "mps".
         progress: "bar", "lines" (one every few seconds) or "none".
         save_every: seconds between saved states; 0 saves after every epoch.
         wait: where another process trains this run, wait for its result.
 
     Raises:
         RunError: the folder cannot be written, or another process trains this run and `wait` is False.
-        TrainingError: the loss became infinite or not a number.
+        TrainingError: the loss became infinite or not a number, or the images are not those that the config names.
         DataError: the images cannot be loaded.
     """
     if config.recipe != RECIPE:
         raise TrainingError(f"this version trains by recipe {RECIPE}; {config.recipe} can be loaded, not trained")
-    folder = runs_root(root) / config.name
-    if (folder / STATUS).exists():
-        return load_run(folder)
+    roots = [runs_root(root), *([zoo_root()] if root is None else [])]
+    found = find_run(config, *roots)
+    if found is not None:
+        return found
     with processes(device):
-        with locked(folder, wait) if rank() == 0 else nullcontext():
-            _train(config, folder, find_device(device), data_root, on_epoch, progress, save_every)
-        wait_for_all()
-    return load_run(folder)
+        here = find_device(device)
+        config, images = settle(config, here, data_root)
+        found = find_run(config, *roots)
+        if found is None:
+            folder = roots[0] / config.name
+            with locked(folder, wait) if rank() == 0 else nullcontext():
+                _train(config, folder, here, images, data_root, on_epoch, progress, save_every)
+            wait_for_all()
+    return found or load_run(folder)
 
 
-def _train(config, folder, device, data_root, on_epoch, progress, save_every) -> None:
+def settle(config: Config, device: torch.device, data_root: str | Path | None = None) -> tuple[Config, ImageSet | None]:
+    """The config of a new training there, under the name that it will have; and its images, where they had to be read.
+
+    What was left open is settled: the precision, where bf16 was not asked for and is slow (one line says so); and the
+    content of image files that may change.
+
+    Raises:
+        TrainingError: the config names the content of other images than are there.
+    """
+    if config.precision is None and config.method != "random" and not has_fast_bf16(device):
+        config = replace(config, precision="float32")
+        if rank() == 0:
+            print(f"this device is slow at bf16: trained in float32, as {config.name} (precision='bf16' insists)")
+    if config.dataset.split(":")[0] not in CONTENT_NAMED:
+        return config, None
+    images = _load(config, device, data_root)
+    content = images.content()
+    if config.content not in ("", content):
+        raise TrainingError(
+            f"the images of {config.dataset} are others now ({content}) than those this run was named after "
+            f"({config.content}): put these back, or leave content out to train on what is there"
+        )
+    return replace(config, content=content), images
+
+
+def _load(config: Config, device: torch.device, data_root: str | Path | None) -> ImageSet:
+    size = {"size": config.train_size, "image_size": config.image_size, "root": data_root}
+    return load_images(config.dataset, "train", **size, device=device)
+
+
+def _train(config, folder, device, images, data_root, on_epoch, progress, save_every) -> None:
     """Loads, resumes, loops over epochs, and writes the finished run (on rank 0)."""
     if (folder / STATUS).exists():  # finished by another process while this one waited to begin
         return
     first = rank() == 0
     if first:
         begin_run(folder, config)
-    size = {"size": config.train_size, "image_size": config.image_size, "root": data_root}
-    images = load_images(config.dataset, "train", **size, device=device)
-    trainer = Trainer(config, images, device)
+    trainer = Trainer(config, images if images is not None else _load(config, device, data_root), device)
     epochs = 0 if config.method == "random" else config.epochs
     trainer.resume(folder)
     report = make_reporter(progress if first else "none", config, epochs, len(trainer.history))
@@ -114,6 +152,7 @@ def _train(config, folder, device, data_root, on_epoch, progress, save_every) ->
         report(row)
         if on_epoch is not None and first:
             on_epoch(Progress(row["epoch"], epochs, row, trainer.objective))
+    trainer.check_encoder()
     if first:
         tensors = {ENCODER: trainer.objective.encoder.state_dict(), HEADS: trainer.heads()}
         history = pd.DataFrame(trainer.history, columns=None if trainer.history else ["epoch", "total"])
@@ -179,7 +218,7 @@ class Trainer:
         sums: dict[str, Tensor] = {}
         for step, batch in enumerate(self._batches(epoch)):
             rate = self._set_rate(epoch * self.steps + step)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision != "float32"):
                 losses = self.model(batch)
             if (self.device.type == "cpu" or step == self.steps - 1) and not losses.total.isfinite():
                 self._refuse(epoch, losses.terms)
@@ -235,6 +274,21 @@ class Trainer:
             "Lower learning_rate or alpha, or train with precision='float32'"
         )
 
+    def check_encoder(self) -> None:
+        """Raises TrainingError for an encoder whose output, in eval mode, is not finite: it must not pass for a run.
+
+        Weights and losses can all be finite and the running statistics of a BatchNorm still be beyond float32's range.
+        """
+        encoder = self.objective.encoder.eval()
+        with torch.no_grad():
+            h = encoder(_fast(self.images.floats(slice(0, CHECKED_IMAGES))))
+        encoder.train()
+        if not h.isfinite().all():
+            raise TrainingError(
+                "the trained encoder's output is not finite, so no run is kept; lower learning_rate or alpha, or train "
+                "with precision='float32'"
+            )
+
     def heads(self) -> dict[str, Tensor]:
         state = self.objective.state_dict()
         return {name: tensor for name, tensor in state.items() if not name.startswith("encoder.")}
@@ -246,14 +300,21 @@ class Trainer:
             for kind, tensor in self.optimiser.state[parameter].items():
                 if tensor is not None:
                     tensors[f"{kind}/{name}"] = tensor
-        return tensors, {"history": self.history, "environment": environment(self.device)}
+        images = {"images": self.images.digest(), "content": self.config.content}
+        return tensors, {"history": self.history, "environment": environment(self.device), **images}
 
     def resume(self, folder: Path) -> None:
-        """Takes up the state saved in `folder`, if there is one; says so if it comes from another environment."""
+        """Takes up the state saved in `folder`, if there is one; says so if it comes from another environment.
+
+        Raises:
+            TrainingError: the state is of a training on other images.
+        """
         found = read_state(folder)
         if found is None:
             return
         tensors, metadata = found
+        if (metadata["images"], metadata["content"]) != (self.images.digest(), self.config.content):
+            raise TrainingError(f"{folder} was begun with other images; bring them back, or remove its {STATE}")
         here = environment(self.device)
         for what, begun in metadata["environment"].items():
             if here.get(what) != begun and rank() == 0:

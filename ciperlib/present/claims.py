@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import random
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO
 
+from ciperlib import files
 from ciperlib.present.records import BatchError
 
 POLL_SECONDS = 0.2
@@ -27,9 +26,9 @@ def is_stopped(stop: str) -> bool:
 @contextmanager
 def hold(path: Path, stop: str = "") -> Iterator[None]:
     """Holds a file against every other run, sweep and person; waits for it, unless `Stopped`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w") as file:
-        _wait_for(lambda: _try_lock(file), stop)
+    if is_stopped(stop):
+        raise Stopped
+    with files.hold(path, lambda: _wait(stop)):
         yield
 
 
@@ -38,7 +37,7 @@ def claim_gpus(count: int, stop: str = "") -> Iterator[list[int]]:
     """The numbers of `count` GPUs of this machine that no other run holds; waits for them, unless `Stopped`.
 
     Raises:
-        BatchError: more GPUs than this machine has.
+        BatchError: more GPUs than this machine has, or a lock that another user left and that cannot be shared.
     """
     if not count:
         yield []
@@ -48,46 +47,32 @@ def claim_gpus(count: int, stop: str = "") -> Iterator[list[int]]:
     known = torch.cuda.device_count()
     if count > known:
         raise BatchError(f"the run asks for {count} GPUs, and torch sees {known} on this machine")
-    held: dict[int, IO] = {}
-    try:
-        _wait_for(lambda: _claim_all(held, count, known), stop)
-        yield sorted(held)
-    finally:
-        _let_go(held)
+    with ExitStack() as stack:
+        while len(held := _claim_all(count, known, stack)) < count:
+            _wait(stop)
+        yield held
 
 
-def _claim_all(held: dict[int, IO], count: int, known: int) -> bool:
+def _claim_all(count: int, known: int, stack: ExitStack) -> list[int]:
     """All of them or none: two runs that each keep some and wait for more would wait for ever."""
-    import tempfile
-
-    for number in range(known):
-        file = open(Path(tempfile.gettempdir()) / f"ciper-gpu-{number}.lock", "w")  # noqa: SIM115 (closed by _let_go)
-        if _try_lock(file):
-            held[number] = file
-        else:
-            file.close()
-        if len(held) == count:
-            return True
-    _let_go(held)
-    return False
-
-
-def _let_go(held: dict[int, IO]) -> None:
-    while held:
-        held.popitem()[1].close()
+    held: list[int] = []
+    with ExitStack() as tried:
+        for number in range(known):
+            path = files.shared_place(f"ciper-gpu-{number}.lock")
+            try:
+                tried.enter_context(files.hold(path))
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                raise BatchError(f"{path} cannot be locked ({error.strerror}); ask its owner to remove it") from error
+            held.append(number)
+            if len(held) == count:
+                stack.push(tried.pop_all())
+                return held
+    return []
 
 
-def _try_lock(file: IO) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _wait_for(ready: Callable[[], bool], stop: str) -> None:
-    while not is_stopped(stop):
-        if ready():
-            return
-        time.sleep(POLL_SECONDS * (0.5 + random.random()))  # so that two who collide do not collide again
-    raise Stopped
+def _wait(stop: str) -> None:
+    if is_stopped(stop):
+        raise Stopped
+    time.sleep(POLL_SECONDS * (0.5 + random.random()))  # so that two who collide do not collide again

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from html import escape
 from pathlib import Path
 
 import pandas as pd
 
-from ciperlib.files import write_atomically
-from ciperlib.present.records import STATUS, BatchError, Record, read_record
+from ciperlib.files import write_own
+from ciperlib.markup import as_html
+from ciperlib.present.records import STATUS, BatchError, DamagedRecordError, Record, read_record
 
 TABLE, PAGE = "table.csv", "failed.html"
 ABOUT = ("notebook", "profile", "status", "seconds", "folder")
@@ -32,18 +32,26 @@ def collect(folder: str | Path) -> pd.DataFrame:
 
 
 def read_records(folder: str | Path) -> Iterator[Record]:
-    """The records of all runs in a folder, in order of name."""
+    """The records of all runs in a folder, in order of name; one that cannot be read has the status "damaged"."""
     for path in sorted(Path(folder).glob(f"*/{STATUS}")):
-        if (record := read_record(path.parent)) is not None:
+        try:
+            record = read_record(path.parent)
+        except DamagedRecordError as error:
+            record = Record("", {}, "", "damaged", str(path.parent), last_lines=[str(error)])
+        if record is not None:
             yield record
 
 
 def write_collection(folder: str | Path) -> tuple[pd.DataFrame, list[Path]]:
-    """Writes the table as table.csv, and the last lines of every run that did not end well as failed.html."""
+    """Writes the table as table.csv, and the last lines of every run that did not end well as failed.html.
+
+    Raises:
+        NotOursError: one of them was edited, or is somebody else's; nothing is overwritten.
+    """
     table = collect(folder)
     table_path, page_path = Path(folder) / TABLE, Path(folder) / PAGE
-    write_atomically(table_path, table.to_csv(index=False))
-    write_atomically(page_path, _page(list(read_records(folder))))
+    write_own(table_path, table.to_csv(index=False))
+    write_own(page_path, _page(list(read_records(folder))))
     return table, [table_path, page_path]
 
 
@@ -63,8 +71,8 @@ def _page(records: list[Record]) -> str:
     for record in records:
         if record.status != "done":
             values = ", ".join(f"{name} = {value}" for name, value in record.parameters.items())
-            lines = escape("\n".join(record.last_lines))
-            parts.append(f"<h2>{escape(values)}: {record.status}</h2><p>{escape(record.folder)}</p><pre>{lines}</pre>")
+            title, place = as_html(f"{values}: {record.status}"), as_html(record.folder)
+            parts.append(f"<h2>{title}</h2><p>{place}</p><pre>{as_html(chr(10).join(record.last_lines))}</pre>")
     style = (
         "<style>body{font:16px/1.5 sans-serif;max-width:60em;margin:2em auto;padding:0 1em}pre{overflow:auto}</style>"
     )

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from ciperlib.files import write_json
+from ciperlib.files import SealError, read_sealed, write_sealed
 
 OUTPUT_VARIABLE = "CIPER_OUTPUT"  # of the environment in which a notebook runs: the folder of its pictures and numbers
 STATUS = "status.json"
 LAST_LINES = 12
 
 
+KINDS = {"str": str, "float": (int, float), "dict": dict, "list": list}  # what a record's fields must be
+
+
 class BatchError(RuntimeError):
     """A notebook that cannot be run as asked, or that failed; the message says where and why."""
+
+
+class DamagedRecordError(BatchError):
+    """A record that is not what was written: what is in its folder is neither trusted nor removed."""
 
 
 @dataclass
@@ -31,18 +37,41 @@ class Record:
     metrics: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     last_lines: list[str] = field(default_factory=list)
+    files: dict[str, str] = field(default_factory=dict)  # what the run left in its folder: name -> SHA-256
 
 
 def write_record(record: Record) -> None:
-    write_json(Path(record.folder) / STATUS, asdict(record))
+    write_sealed(Path(record.folder) / STATUS, asdict(record))
 
 
 def read_record(folder: Path) -> Record | None:
-    """The record in a run's folder; None where there is none, or none that can be read."""
-    try:
-        return Record(**json.loads((folder / STATUS).read_text()))
-    except (OSError, ValueError, TypeError):
+    """The record in a folder; None where there is none, or the status of something else.
+
+    Raises:
+        DamagedRecordError: there is one, and it cannot be read or is not what was written.
+    """
+    path = folder / STATUS
+    if not path.exists():
         return None
+    try:
+        values, sealed = read_sealed(path)
+        if not sealed and "notebook" not in values:
+            return None
+        record = Record(**values)
+    except (SealError, TypeError) as error:
+        raise DamagedRecordError(f"{path} is damaged ({error}); remove its folder to run it again") from error
+    wrong = [f.name for f in fields(Record) if not isinstance(getattr(record, f.name), KINDS[f.type.split("[")[0]])]
+    if wrong:
+        raise DamagedRecordError(f"{path} is damaged ({', '.join(wrong)}); remove its folder to run it again")
+    return record
+
+
+def check_folder(folder: Path, notebook: str) -> None:
+    """Raises BatchError where a folder holds anything but an earlier run of this notebook."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        record = read_record(folder) if folder.is_dir() else None
+        if record is None or record.notebook != notebook:
+            raise BatchError(f"{folder} exists and is not a run of ours; choose another folder with --output")
 
 
 def last_lines_of(text: str) -> list[str]:

@@ -16,11 +16,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from ciperlib.config import nearest, profile_parameters
+from ciperlib.config import profile_parameters
 from ciperlib.files import home
-from ciperlib.present.batch import declared_parameters, folder_name
-from ciperlib.present.records import BatchError, Record, read_record
-from ciperlib.present.task import FINISHED, Task, is_finished, make_record, run_task
+from ciperlib.present.batch import check_names, folder_name
+from ciperlib.present.records import BatchError, Record
+from ciperlib.present.task import FINISHED, Task, find_record, is_finished, run_task
 
 STOP, STOP_SECONDS = ".stop", 30.0  # the file that ends a sweep's runs, and how long it may take them
 QUIET = {  # a cluster that watches itself less often: the runs beside it need the processors
@@ -45,10 +45,8 @@ def make_tasks(
         BatchError: no such notebook, a parameter that it does not have, or one without values.
     """
     notebook = Path(notebook)
-    declared = declared_parameters(notebook)
+    check_names(notebook, grid)
     for name, values in grid.items():
-        if name not in declared:
-            raise BatchError(f"{notebook.name} has no parameter named {name!r}{nearest(name, declared)}")
         if not len(values):
             raise BatchError(f"the grid has no values for {name!r}")
     output, tasks = Path(output or home() / "out" / f"{notebook.stem}-sweep"), {}
@@ -84,12 +82,12 @@ def sweep(
         waiting = [replace(task, stop=stop, threads=task.threads or threads) for task in waiting]
         with _client(scheduler, workers) as client:
             _follow(client, waiting, run_task, retries, len(tasks) - len(waiting), report)
-    return [read_record(task.folder) or make_record(task, "failed", 0.0, ["no record was written"]) for task in tasks]
+    return [find_record(task) for task in tasks]
 
 
 def estimate_seconds(tasks: Sequence[Task], workers: int) -> float | None:
     """How long the unfinished tasks would take, from the finished ones; None where none is."""
-    known = [r.seconds for task in tasks if (r := read_record(task.folder)) is not None and r.status == "done"]
+    known = [record.seconds for record in map(find_record, tasks) if record.status == "done"]
     waiting = sum(not is_finished(task) for task in tasks)
     return median(known) * waiting / max(1, workers) if known else None
 
