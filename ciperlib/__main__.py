@@ -132,8 +132,10 @@ def zoo_command(options: argparse.Namespace) -> None:
     """Trains what the zoo's grid asks for and the zoo lacks, measures it, and makes the portraits that the explorer
     shows; several of these commands share the training."""
     from ciperlib.analyse.portrait import FLOORS, Sitting, measure_floors, portrayed
+    from ciperlib.learn.devices import find_device
     from ciperlib.learn.runs import RunBusyError, zoo_grid, zoo_root
 
+    find_device(options.device)
     kinds, seeds = zoo_grid()
     root = Path(options.root) if options.root else zoo_root()
     configs = [Config.from_parameters(**kind, seed=seed) for seed in seeds for kind in kinds]

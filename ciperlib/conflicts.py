@@ -11,6 +11,7 @@ ENOUGH = {  # training images from which on each object has another view, or (se
     "turntable": {"pose": 100, "session": 159}, "turntable_sessions": {"pose": 100, "session": 409},
     "eth80": {"pose": 160}, "coil100": {"pose": 200},
 }  # fmt: skip
+SMALLEST_DIGITS = 28  # pixels, of MNIST
 WITHOUT_CATEGORY = ("coil100", "tdw")
 
 
@@ -28,6 +29,8 @@ def check_conflicts(config: Config) -> None:
         )
     if config.content and config.dataset.split(":")[0] not in CONTENT_NAMED:
         raise ConfigError(f"content={config.content!r} does not go with dataset={config.dataset!r}: it is fixed")
+    if config.dataset == "digits" and config.image_size < SMALLEST_DIGITS:
+        raise ConfigError(f"image_size={config.image_size} does not go with digits: choose {SMALLEST_DIGITS} or more")
     if config.temperature == 0:
         raise ConfigError("temperature=0 would divide by zero; it must be greater than 0")
     if config.norm == "group" and config.width % 4:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import pickle
 import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -151,11 +149,12 @@ def _load_weights(network: nn.Module, path: Path) -> None:
         raise ForeignError(f"there is no checkpoint {path}")
     try:
         found = load_file(path) if path.suffix == ".safetensors" else _load_state_dict(path)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        found = _tensors(found)
+    except Exception as error:  # a damaged file ends in any error of pickle's, zipfile's or safetensors' own
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ForeignError(
-            f"{path} cannot be read as weights alone ({str(error).splitlines()[0]}); save its state dict as safetensors"
+            f"{path} cannot be read as weights alone ({reason}); save its state dict as safetensors"
         ) from error
-    found = _without_prefix(found.get("state_dict", found.get("model", found)))
     wanted = network.state_dict()
     missing = [name for name in wanted if name not in found]
     if missing:
@@ -164,7 +163,24 @@ def _load_weights(network: nn.Module, path: Path) -> None:
     if wrong:
         shapes = list(found[wrong[0]].shape), list(wanted[wrong[0]].shape)
         raise ForeignError(f"{path} is another network's: {wrong[0]} is {shapes[0]}, not {shapes[1]}")
+    more = [name for name in found if name not in wanted and _stem(name) in {_stem(other) for other in wanted}]
+    if more:  # a deeper network has all the weights of a shallower one
+        raise ForeignError(f"{path} is another network's: it has {len(more)} weights more, such as {more[0]}")
     network.load_state_dict({name: found[name] for name in wanted})
+
+
+def _stem(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def _tensors(found: Any) -> dict[str, Tensor]:
+    """The state dict in what a file held, without what all its names share."""
+    found = found.get("state_dict", found.get("model", found)) if isinstance(found, dict) else found
+    if not isinstance(found, dict) or not found:
+        raise TypeError("it holds no table of weights")
+    if not all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in found.items()):
+        raise TypeError("it holds more than names and tensors")
+    return _without_prefix(found)
 
 
 def _load_state_dict(path: Path) -> dict[str, Any]:

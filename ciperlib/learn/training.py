@@ -85,6 +85,7 @@ def fit(
     """
     if config.recipe != RECIPE:
         raise TrainingError(f"this version trains by recipe {RECIPE}; {config.recipe} can be loaded, not trained")
+    find_device(device)  # refused before anything is looked for
     roots = [runs_root(root), *([zoo_root()] if root is None else [])]
     found = find_run(config, *roots)
     if found is not None:

@@ -91,7 +91,7 @@ def declared_parameters(notebook: Path) -> dict[str, Any]:
     """
     from papermill import inspect_notebook
 
-    if not notebook.is_file():
+    if not notebook.is_file() or notebook.suffix != ".ipynb":
         raise BatchError(f"there is no notebook {notebook}; the workbook's are in notebooks/")
     try:
         declared = inspect_notebook(str(notebook))
