@@ -163,7 +163,7 @@ def test_a_disk_that_is_full_anywhere_ends_in_not_done(place, tmp_path, notebook
 
 
 def test_a_record_keeps_what_an_earlier_try_left(notebook, tmp_path):
-    """A run that is ended in its second try: the files of the first are still known as ours, and tidied by the third."""
+    """A run that is ended in its second try: the first one's files are still known as ours, and tidied."""
     (task,) = make_tasks(notebook, {"number": [0]}, output=tmp_path / "out")
     assert run_task(task)["status"] == "done"
     first = read_record(task.folder)
