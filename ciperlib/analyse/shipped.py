@@ -1,0 +1,55 @@
+"""Tables that come with the workbook, so that a lesson need not wait: each says which images it is of."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from ciperlib.data.imageset import ImageSet
+from ciperlib.data.turntable import VERSION
+from ciperlib.files import SealError, read_sealed, sha256, write_sealed
+
+IMAGES = "images.json"  # beside the tables: name -> its SHA-256, and the key of its images
+
+
+class ShippedError(ValueError):
+    """A table that is of other images, damaged, or of images that nobody has noted."""
+
+
+def image_key(images: ImageSet) -> str:
+    """Which images these are, the same on every machine: name, ids and the renderer's version, 16 hexadecimal digits.
+
+    Not their pixels, which may differ by 1/255 between machines.
+    """
+    return hashlib.sha256(f"{images.digest()} {len(images)} {VERSION}".encode()).hexdigest()[:16]
+
+
+def read_shipped(path: Path, images: ImageSet) -> pd.DataFrame:
+    """A table that was measured on exactly these images.
+
+    Raises:
+        ShippedError: it was measured on others, was changed since, or says nothing of its images.
+    """
+    try:
+        known = read_sealed(path.parent / IMAGES)[0].get(path.name)
+        if known is None or known["table"] != sha256(path):
+            raise ShippedError(f"{path} is not the table that {IMAGES} beside it names; restore it, or measure anew")
+    except (SealError, OSError, KeyError, TypeError) as error:
+        raise ShippedError(f"{path} cannot be trusted ({error}); restore it, or measure anew") from error
+    if known["images"] != image_key(images):
+        raise ShippedError(
+            f"{path} was measured on {known['of']}, not on these {len(images)} of {images.name}: ask for those, or "
+            'measure anew with table=""'
+        )
+    return pd.read_csv(path)
+
+
+def ship_table(path: Path, images: ImageSet) -> None:
+    """Notes of a table which images it is of."""
+    index = path.parent / IMAGES
+    known = read_sealed(index)[0] if index.exists() else {}
+    about = {"table": sha256(path), "images": image_key(images), "of": f"{len(images)} of {images.name}"}
+    write_sealed(index, json.loads(json.dumps({**known, path.name: about})))
