@@ -24,6 +24,7 @@ from ciperlib.present.collect import collect
 from proofs.trial import tell
 
 KILLS = {"fit": 40, "cache": 20, "page": 20, "sweep": 20}
+IN_A_ROW = 3  # kills of the same thing, before it is left to end
 TINY = dict(train_size=256, image_size=16, batch_size=64, epochs=12, width=4, projector_width=16, predictor_width=16)
 SLEEPER = """
 import json, nbformat, sys
@@ -46,6 +47,11 @@ def prove(share: float, seed: int) -> dict[str, Any]:
     return {**counts, "found": found}
 
 
+def _rows(kills: int) -> list[int]:
+    """So many kills, in rows of a few."""
+    return [min(IN_A_ROW, kills - done) for done in range(0, kills, IN_A_ROW)]
+
+
 def _fit(folder: Path, kills: int, generator: random.Random) -> list[str]:
     pairs = [part for name, value in TINY.items() for part in ("-p", name, str(value))]
     command = ["fit", "--device", "cpu", *pairs]
@@ -53,9 +59,9 @@ def _fit(folder: Path, kills: int, generator: random.Random) -> list[str]:
     whole = folder / "whole"
     seconds = _run([*command, "--root", str(whole)])
     wanted, losses = sha256(whole / name / "encoder.safetensors"), _losses(whole / name)
-    for number in range(kills):
+    for number, row in enumerate(_rows(kills)):
         root = folder / str(number)
-        for _ in range(generator.randrange(1, 4)):  # one after the other, on the same run
+        for _ in range(row):
             _kill([*command, "--root", str(root)], generator.uniform(0.3, 1.0) * seconds)
         if (root / name / "status.json").exists() and _losses(root / name) != losses:
             found.append(f"fit {number}: a killed run looks whole")
@@ -75,9 +81,10 @@ def _cache(folder: Path, kills: int, generator: random.Random) -> list[str]:
     command, found = ["data", "turntable", "--data"], []
     seconds = _run([*command, str(folder / "whole")])
     wanted = _pixels(folder / "whole")
-    for number in range(kills):
+    for number, row in enumerate(_rows(kills)):
         root = folder / str(number)
-        _kill([*command, str(root)], generator.uniform(0.2, 1.0) * seconds)
+        for _ in range(row):
+            _kill([*command, str(root)], generator.uniform(0.2, 1.0) * seconds)
         _run([*command, str(root)])
         if _pixels(root) != wanted:
             found.append(f"cache {number}: other images after the kill")
@@ -98,12 +105,13 @@ def _page(folder: Path, kills: int, generator: random.Random) -> list[str]:
     path, found = folder / "page.html", []
     seconds = _run(["page", "--output", str(path)])
     wanted = sha256(path)
-    for number in range(kills):
+    for number, row in enumerate(_rows(kills)):
         if number % 2:
             path.unlink()  # else over the page that is there
-        _kill(["page", "--output", str(path)], generator.uniform(0.3, 1.0) * seconds)
-        if path.exists() and sha256(path) != wanted:
-            found.append(f"page {number}: half a page")
+        for _ in range(row):
+            _kill(["page", "--output", str(path)], generator.uniform(0.3, 1.0) * seconds)
+            if path.exists() and sha256(path) != wanted:
+                found.append(f"page {number}: half a page")
         _run(["page", "--output", str(path)])
         if sha256(path) != wanted:
             found.append(f"page {number}: another page after the kill")
@@ -116,9 +124,10 @@ def _sweep(folder: Path, kills: int, generator: random.Random) -> list[str]:
     command = ["sweep", str(notebook), "-p", "seed", "0..2", "--workers", "2", "--output"]
     seconds = _run([*command, str(folder / "whole")])
     wanted = _table(folder / "whole")
-    for number in range(kills):
+    for number, row in enumerate(_rows(kills)):
         output = folder / str(number)
-        _kill([*command, str(output)], generator.uniform(0.2, 1.0) * seconds)
+        for _ in range(row):
+            _kill([*command, str(output)], generator.uniform(0.2, 1.0) * seconds)
         (note := output / "note.txt").parent.mkdir(exist_ok=True)
         note.write_text("mine")
         _run([*command, str(output)])

@@ -10,6 +10,7 @@ import os
 import random
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -72,6 +73,7 @@ def run_call(call: Callable[[], Any], seconds: float = SECONDS, **environment: s
 
 def _work(call, sender, environment: dict[str, str]) -> None:
     os.environ.update(environment)
+    warnings.simplefilter("default")  # as on a command line, whoever asks
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
