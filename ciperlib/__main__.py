@@ -64,7 +64,7 @@ def probe_command(options: argparse.Namespace) -> None:
     sizes = {"image_size": config.image_size, "root": options.data, "device": find_device(options.device)}
     train = load_images(config.dataset, "train", size=config.train_size, **sizes)
     test = load_images(config.dataset, "test", **sizes)
-    factors = default_factors(test)
+    factors = default_factors(test, train, options.protocol)
     protocol = {"protocol": options.protocol} if options.protocol else {}
     if protocol:
         factors = tuple(name for name in factors if name != "pose")  # which has a protocol of its own
@@ -200,9 +200,16 @@ def page_command(options: argparse.Namespace) -> None:
 
 def student_command(options: argparse.Namespace) -> None:
     from ciperlib.present.exercises import write_student_copies
+    from ciperlib.present.records import BatchError
 
-    for path in write_student_copies(home() / "notebooks", Path(options.output or home() / "out" / "student")):
+    folder = Path(options.output or home() / "student")
+    fresh, left = write_student_copies(home() / "notebooks", folder)
+    if not fresh and not left:
+        raise BatchError(f"there are no notebooks in {home() / 'notebooks'}: they are part of the workbook's checkout")
+    for path in fresh:
         print(path)
+    for path in left:
+        print(f"{path} is left: it was edited, or is not ours; move it away to get a fresh one", file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -261,7 +268,7 @@ def _parser() -> argparse.ArgumentParser:
     page.add_argument("--output", help="the file (default: out/explorer.html)")
 
     student = _command(commands, "student", student_command, "the notebooks without their solutions")
-    student.add_argument("--output", help="folder for the copies (default: out/student/)")
+    student.add_argument("--output", help="folder for the copies (default: student/)")
     return parser
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 SEAL = "sha256"  # the key of a sealed file's checksum, over everything else in it
-MADE = ".made.json"  # in a folder: name -> SHA-256 of the files that a command made there
+MADE = ".made.json"  # in a folder: name -> SHA-256 of the last two files of that name that a command made there
 
 
 class SealError(ValueError):
@@ -108,21 +108,24 @@ def write_own(path: Path, content: bytes | str) -> None:
         OSError: as `write_atomically`.
     """
     content = content.encode() if isinstance(content, str) else content
-    path = Path(path)
-    if path.exists() and sha256(path) not in (_made(path.parent).get(path.name), hashlib.sha256(content).hexdigest()):
+    path, made = Path(path), _made(Path(path).parent)
+    digest, known = hashlib.sha256(content).hexdigest(), made.get(Path(path).name, [])
+    if path.exists() and sha256(path) not in (digest, *known):
         raise NotOursError(
             f"{path} is left as it is: it was edited, or made by somebody else; move it away, or choose another place"
         )
+    # first, and with the one before: whenever this is killed, what lies there is known as ours
+    write_json(path.parent / MADE, {**made, path.name: [digest, *known][:2]})
     write_atomically(path, content)
-    write_json(path.parent / MADE, {**_made(path.parent), path.name: hashlib.sha256(content).hexdigest()})
 
 
-def _made(folder: Path) -> dict[str, str]:
+def _made(folder: Path) -> dict[str, list[str]]:
     try:
         made = json.loads((folder / MADE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return made if isinstance(made, dict) else {}
+    made = made if isinstance(made, dict) else {}
+    return {name: digests for name, digests in made.items() if isinstance(digests, list)}
 
 
 def sha256(path: Path) -> str:

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,27 @@ def test_a_file_of_one_s_own_is_replaced_until_somebody_edits_it(tmp_path):
     with pytest.raises(NotOursError):
         write_own(tmp_path / "other", "2")
     write_own(tmp_path / "other", "1")  # it says already what it shall
+
+
+@pytest.mark.parametrize("killed", [True, False])
+def test_a_command_that_is_killed_as_it_writes_knows_its_file_again(killed, tmp_path, monkeypatch):
+    path = tmp_path / "table.csv"
+    write_own(path, "1")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt) if killed else nullcontext():
+        if killed:
+            patch.setattr("ciperlib.files.write_atomically", stop_at(path))
+        write_own(path, "2")
+    write_own(path, "3")
+    assert path.read_text() == "3"
+
+
+def stop_at(path):
+    def write(target, content):
+        if target == path:
+            raise KeyboardInterrupt
+        write_atomically(target, content)
+
+    return write
 
 
 def test_a_lock_is_held_once_and_goes_with_its_process(tmp_path):
