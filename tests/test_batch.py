@@ -1,6 +1,7 @@
 """Batches harm nothing: what is edited or somebody else's stays, text stays text, what is not whole is not done."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from ciperlib.__main__ import REFUSED, main
 from ciperlib.files import home
 from ciperlib.present import batch
 from ciperlib.present.batch import BatchError, publish, run, text_parameters
-from ciperlib.present.collect import collect
+from ciperlib.present.collect import collect, write_collection
 from ciperlib.present.records import Record, read_record, write_record
 from ciperlib.present.sweep import make_tasks, sweep
 from ciperlib.present.task import run_task
@@ -172,3 +173,15 @@ def test_a_record_keeps_what_an_earlier_try_left(notebook, tmp_path):
     assert run_task(slow)["status"] == "timed out"
     assert run_task(task)["status"] == "done"
     assert not list(task.folder.glob("*edited*"))
+
+
+def test_the_table_of_failures_shows_texts_as_they_are(tmp_path):
+    script = '<script>alert(1)</script><img src=x onerror="alert(2)">'
+    folder = tmp_path / "one"
+    write_record(Record("n.ipynb", {script: script}, "smoke", script, str(folder), last_lines=[script]))
+    (tmp_path / "two").mkdir()
+    (tmp_path / "two" / "status.json").write_text('{"notebook": "' + script.replace('"', "'"))
+    write_collection(tmp_path)
+    page = (tmp_path / "failed.html").read_text()
+    assert page.count("&lt;script&gt;") >= 4
+    assert not re.search("<(script|img)", page)
