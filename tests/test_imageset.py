@@ -1,10 +1,14 @@
 """Image sets: their form, their fingerprints, and what loading refuses."""
 
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 from conftest import make_noise_images
 
 from ciperlib.data import DataError, ImageSet, load_images
+from ciperlib.data.imageset import source_of
 
 
 def test_subset_takes_everything_along(noise_images):
@@ -28,6 +32,53 @@ def test_the_digest_tells_which_images_and_in_which_order(noise_images):
     assert noise_images.subset(torch.arange(48).flip(0)).digest() != noise_images.digest()
 
 
+def changed(images: ImageSet, what: str) -> ImageSet:
+    if what == "name":
+        return replace(images, name="other")
+    if what == "factor's name":
+        return replace(images, factors={f"{name}2": column for name, column in images.factors.items()})
+    column = getattr(images, what, None)
+    column = (images.factors[what] if column is None else column).clone()
+    column.view(-1)[7] += 1
+    return replace(
+        images, **{what: column} if what in ("images", "ids") else {"factors": {**images.factors, what: column}}
+    )
+
+
+@pytest.mark.parametrize("what", ["name", "ids", "images", "category", "azimuth", "factor's name"])
+def test_the_content_tells_any_pixel_and_any_truth(noise_images, what):
+    content = noise_images.content()
+    assert content == make_noise_images().content()
+    assert len(content) == 8
+    assert int(content, 16) >= 0
+    assert changed(noise_images, what).content() != content
+
+
+def test_the_content_is_of_what_is_there_not_of_how_it_lies(noise_images):
+    lying = replace(noise_images, images=noise_images.images.to(memory_format=torch.channels_last))
+    assert lying.content() == noise_images.content()
+    order = torch.arange(48).flip(0)
+    assert noise_images.subset(order).content() != noise_images.content()
+    assert noise_images.subset(order).subset(order).content() == noise_images.content()
+    assert noise_images.subset(slice(0, 0)).content() != noise_images.content()
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("turntable-32", "turntable"),
+        ("turntable_sessions-64", "turntable_sessions"),
+        ("cifar10", "cifar10"),
+        ("digits-mnist-32", "digits-mnist"),
+        ("digits-small-28", "digits-small"),
+        ("folder:a-32-0123abcd", "folder"),
+        ("folder:my-2-cats-32-01234567", "folder"),
+    ],
+)
+def test_where_images_come_from(name, source):
+    assert source_of(name) == source
+
+
 @pytest.mark.parametrize("images", [torch.zeros(2, 3, 4, 4), torch.zeros(2, 4, 4, 3, dtype=torch.uint8)])
 def test_refuses_images_of_another_form(images):
     with pytest.raises(DataError, match="uint8"):
@@ -45,7 +96,15 @@ def test_refuses_columns_of_another_length():
     [
         ({"name": "imagenet"}, "no image set named 'imagenet'"),
         ({"split": "validation"}, "'train' or 'test'"),
-        ({"size": 0}, "at least 1"),
+        ({"name": 3}, "no image set named 3"),
+        ({"name": "turntable:x"}, "choose 'turntable'; only folder:NAME"),
+        ({"name": "cifar10:foo"}, "choose 'cifar10'; only folder:NAME"),
+        ({"name": "turntable:"}, "choose 'turntable'"),
+        *(({"size": size}, "size must be a whole number of at least 1") for size in (0, -1, 2.0, True, "5", math.nan)),
+        *(
+            ({"image_size": size}, "image_size must be a whole number from 1 to 1024")
+            for size in (0, -32, 1025, 10**9, 32.0, True, "32", None)
+        ),
     ],
 )
 def test_loading_refuses(arguments, words):

@@ -1,5 +1,6 @@
 """ETH-80, COIL-100 and your own folder: made fixtures in the official layouts always, the real files where they are."""
 
+import hashlib
 import math
 
 import numpy as np
@@ -11,7 +12,7 @@ from sklearn.datasets import load_digits
 
 from ciperlib.analyse.tables import default_factors, probe_floors
 from ciperlib.config import Config, ConfigError
-from ciperlib.data import DataError, coil100, eth80, load_images
+from ciperlib.data import DataError, coil100, digits, eth80, load_images
 from ciperlib.data.photographs import read_images, split_views
 from ciperlib.learn.training import fit
 
@@ -173,7 +174,7 @@ def test_a_pose_is_what_the_images_have_of_it(own_folder, tmp_path):
     run = fit(config, root=tmp_path / "runs", data_root=own_folder)
     assert run.trained_on.name.startswith("folder:mine-10-")
     test = load_images("folder:mine", "test", image_size=10, root=own_folder)
-    assert default_factors(test) == ("object", "pose")
+    assert default_factors(test) == ("object", "count", "pose", "size")
 
 
 def test_digits_without_mnist(tmp_path):
@@ -191,8 +192,43 @@ def test_digits_without_mnist(tmp_path):
     with pytest.raises(DataError, match="at least 28 pixels"):
         load_images("digits", image_size=16, root=tmp_path)
     (tmp_path / "MNIST" / "raw").mkdir(parents=True)
-    with pytest.raises(DataError, match=r"MNIST .* not all there"):
+    with pytest.raises(DataError, match=r"MNIST .* not all there \(train-images-idx3-ubyte is not there\)"):
         load_images("digits", root=tmp_path)
+
+
+@pytest.fixture
+def mnist_files(tmp_path, monkeypatch):
+    """Three images for training and two for testing in MNIST's own files, their sizes and checksums taken for its."""
+    folder, files = tmp_path / "MNIST" / "raw", {}
+    folder.mkdir(parents=True)
+    for part, count in (("train", 3), ("t10k", 2)):
+        images = (np.arange(count)[:, None] + np.zeros(784, int)).astype(np.uint8).tobytes()
+        written = {
+            f"{part}-images-idx3-ubyte": np.array([2051, count, 28, 28], ">i4").tobytes() + images,
+            f"{part}-labels-idx1-ubyte": np.array([2049, count], ">i4").tobytes() + bytes(range(count)),
+        }
+        for name, content in written.items():
+            (folder / name).write_bytes(content)
+            files[name] = len(content), hashlib.md5(content).hexdigest()
+    monkeypatch.setattr(digits, "FILES", files)
+    return tmp_path
+
+
+def test_mnist_in_its_official_files(mnist_files):
+    for split, count in (("train", 3), ("test", 2)):
+        images = load_images("digits", split, root=mnist_files)
+        assert images.name == "digits-mnist-32"
+        assert images.factors["category"].tolist() == images.images[:, 0, 16, 16].tolist() == list(range(count))
+
+
+@pytest.mark.parametrize("name", ["train-images-idx3-ubyte", "t10k-labels-idx1-ubyte"])
+@pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b + b"\0", lambda b: b[:-1] + b"\7", lambda b: b""])
+def test_other_files_under_mnist_s_names(mnist_files, name, damage):
+    """Cut, longer, of another set and the same size (clothes come so), empty."""
+    path = mnist_files / "MNIST" / "raw" / name
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(DataError, match=rf"MNIST .*{name} is damaged or another set's"):
+        load_images("digits", root=mnist_files)
 
 
 def test_mnist():

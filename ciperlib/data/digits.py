@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.datasets import MNIST
+from torchvision.datasets.mnist import read_image_file, read_label_file
 
 from ciperlib.data.imageset import DataError, ImageSet, data_root
 
 TEST_IDS_FROM = 1_000_000
 RAW = Path("MNIST", "raw")
+FILES = {  # unpacked: bytes and MD5, since other sets of digits and clothes come under the same names
+    "train-images-idx3-ubyte": (47_040_016, "6bbc9ace898e44ae57da46a324031adb"),
+    "train-labels-idx1-ubyte": (60_008, "a25bea736e30d166cdddb491f175f624"),
+    "t10k-images-idx3-ubyte": (7_840_016, "2646ac647ad5339dbf082846283269ea"),
+    "t10k-labels-idx1-ubyte": (10_008, "27ae3e4e09519cfbb04c329615203637"),
+}
 
 
 def load(
@@ -24,7 +31,8 @@ def load(
     pixels and a black rim) or `digits-small` (1,437 and 360, of 8 pixels each enlarged).
 
     Raises:
-        DataError: MNIST files that are damaged or not all there, more images than there are, or a size below 28.
+        DataError: MNIST files that are missing or not the official ones (by size and MD5), more images than there are,
+            or a size below 28.
     """
     if image_size < 28:
         raise DataError(f"digits are at least 28 pixels wide, not image_size={image_size}")
@@ -45,14 +53,25 @@ def load(
 
 
 def _mnist(base: Path, split: str) -> tuple[Tensor, Tensor]:
+    """uint8 [N, 28, 28] and int64 [N], from the official files, each of which is looked at before it is read."""
+    for name, (size, md5) in FILES.items():
+        path = base / RAW / name
+        if not path.is_file() or path.stat().st_size != size or _md5(path) != md5:
+            what = "damaged or another set's" if path.is_file() else "not there"
+            raise DataError(
+                f"MNIST in {base / RAW} is damaged or not all there ({name} is {what}): put the four official files "
+                "there, unpacked, or remove the folder to use scikit-learn's digits"
+            )
+    part = base / RAW / ("train" if split == "train" else "t10k")  # torchvision's MNIST would prefer unpickled copies
+    return read_image_file(f"{part}-images-idx3-ubyte"), read_label_file(f"{part}-labels-idx1-ubyte")
+
+
+def _md5(path: Path) -> str:
     try:
-        files = MNIST(str(base), train=split == "train")
-    except (RuntimeError, ValueError, AssertionError, OSError) as error:
-        raise DataError(
-            f"MNIST in {base / RAW} is damaged or not all there ({error}): put the four official files there, "
-            "unpacked, or remove the folder to use scikit-learn's digits"
-        ) from error
-    return files.data, files.targets
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "md5").hexdigest()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
 def _small(split: str) -> tuple[Tensor, Tensor]:

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
+import json
+import os
+import posixpath
+import time
+from collections.abc import Sequence
+from pathlib import Path, PureWindowsPath
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
-from ciperlib.data.imageset import SPLITS, DataError, ImageSet, data_root
-from ciperlib.data.photographs import first, read_images, read_masks, split_views
+from ciperlib.data.columns import to_factors
+from ciperlib.data.division import in_turns, tested_rows
+from ciperlib.data.imageset import DataError, ImageSet, data_root
+from ciperlib.data.photographs import as_pixels, first, for_each_file, read_images, read_masks
+from ciperlib.data.pictures import digest, read_picture
+from ciperlib.data.table import Table, read_table
 
 TABLE = "factors.csv"
-RESERVED = ("file", "split", "group", "mask")
-DEGREES = "_degrees"
+SETTLED = 2_000_000_000  # nanoseconds after which another content has another time (FAT counts in two seconds)
+_digests: dict[tuple, bytes] = {}  # of the pictures in files that this process has read
 
 
 def load(
@@ -23,77 +31,143 @@ def load(
 ) -> ImageSet:
     """Images of `folder:NAME`, in the folder NAME of the data root, as its table says.
 
-    Columns of factors.csv: `file` (relative to the folder, square images of at least `image_size` pixels); if you have
-    them `split` (train or test; else a quarter of each object's images is tested, or of all where there is no object),
-    `group` (rows of one group are never divided by a probe) and `mask` (file, white on the object). Every other column
-    is a factor: texts and whole numbers are categories, other numbers quantities; `azimuth_degrees` becomes `azimuth`
-    in radians, as the pose needs it (a plain `azimuth` is taken as radians).
+    Columns of factors.csv (commas, UTF-8): `file` (relative to the folder, square images of at least `image_size`
+    pixels); if you have them `split` (train or test), `group` (rows of one group are never divided by a probe) and
+    `mask` (file, white on the object). Every other column is a factor: texts and whole numbers are categories, other
+    numbers quantities. `azimuth`, `elevation` (radians), `distance` and what ends in `_degrees` are always quantities;
+    `azimuth_degrees` becomes `azimuth` in radians, as the pose needs it.
+
+    Images are read as `pictures.read_picture` says: turned by their EXIF orientation, white where they are
+    transparent, 16 bits scaled in PNGs and refused in other files; masks are black where they are transparent.
+
+    Without a column `split` a quarter is tested: of the groups; without groups, of each object's images (an object of
+    one image is trained on); without objects of two images, of all. Copies of a picture are then kept together, unless
+    all are copies of one. The order is one in which objects take turns, and in each turn categories, so that the first
+    `size` images are a fair sample; ids are the table's row numbers.
+
+    The set's name ends in a digest of the table and of all pixels in both splits: another content is another set.
 
     Raises:
-        DataError: no table, no `file` column, a row that is incomplete, or an image that is missing or damaged.
+        DataError: a NAME outside the data root, a table that `read_table` or `to_factors` refuses, a file outside the
+            folder, an image that is refused, a split without rows, or a picture that the table puts in both splits.
     """
-    place = name.partition(":")[2]
-    if not place:
-        raise DataError("say which folder: 'folder:NAME', a folder with a factors.csv in the data root")
+    place = _place(name)
     folder = data_root(root) / place
-    table = _read_table(folder)
-    positions = first(_positions(table, split), size, f"{name} ({split})")
-    if not len(positions):
-        raise DataError(f"{folder / TABLE} has no rows for the split {split!r}")
-    factors, labels = _factors(table)
-    paths = [folder / file for file in table["file"]]
-    masks = [folder / file for file in table["mask"].iloc[positions]] if "mask" in table else None
-    groups = np.unique(table["group"], return_inverse=True)[1] if "group" in table else np.arange(len(table))
-    content = hashlib.sha256(table.to_csv(index=False).encode()).hexdigest()[:8]
+    if not os.path.isfile(folder / TABLE):
+        raise DataError(f"{folder / TABLE} is not there: write a table with a column `file` and one column a factor")
+    table = read_table(folder / TABLE)
+    factors, labels = to_factors(table)
+    paths = _paths(table, "file")
+    masks = _paths(table, "mask") if "mask" in table.columns else None
+    digests, pixels = _look(table, paths, image_size)
+    rows = _rows(table, factors, digests, split)
+    rows = first(rows, size, f"{name} ({split})")
+    groups = table.codes("group") if "group" in table.columns else np.arange(len(table))
+    where = [table.where(row) for row in rows]
     return ImageSet(
-        name=f"folder:{place}-{image_size}-{content}",  # another table is another image set
+        name=f"folder:{place}-{image_size}-{_content(table, digests)}",
         split=split,
-        images=read_images([paths[i] for i in positions], image_size),
-        factors={factor: column[positions] for factor, column in factors.items()},
-        ids=torch.from_numpy(positions.copy()),
-        groups=torch.from_numpy(groups[positions].copy()),
+        images=_images(rows, pixels, paths, image_size, where),
+        factors={factor: column[rows] for factor, column in factors.items()},
+        ids=torch.from_numpy(rows.copy()),
+        groups=torch.from_numpy(groups[rows]),
         labels=labels,
-        masks=None if masks is None else read_masks(masks, image_size),
+        masks=None if masks is None else read_masks([masks[row] for row in rows], image_size, where),
     )
 
 
-def _read_table(folder: Path) -> pd.DataFrame:
-    path = folder / TABLE
-    if not path.is_file():
-        raise DataError(f"{path} is not there: write a table with a column `file` and one column a factor")
-    table = pd.read_csv(path, skipinitialspace=True)
-    if "file" not in table:
-        raise DataError(f"{path} has no column `file`; it has: {', '.join(map(str, table.columns))}")
-    gaps = table.index[table.isna().any(axis=1)]
-    if len(gaps):
-        columns = ", ".join(table.columns[table.loc[gaps[0]].isna()])
-        raise DataError(f"{path}, line {gaps[0] + 2}: {columns} is empty; {len(gaps)} rows are incomplete")
-    if "split" in table and not set(table["split"]) <= set(SPLITS):
-        raise DataError(f"{path}: split must be train or test, not {sorted(set(table['split']) - set(SPLITS))}")
-    return table
+def _place(name: str) -> str:
+    """NAME of folder:NAME, with slashes."""
+    text = name.partition(":")[2]
+    place = posixpath.normpath(PureWindowsPath(text).as_posix())
+    if place == ".":
+        raise DataError("say which folder: 'folder:NAME', a folder with a factors.csv in the data root")
+    if _leaves(text) or ".." in PureWindowsPath(text).parts:
+        raise DataError(
+            f"{name!r} leaves the data root: name a folder in it, and the data root by --data or CIPER_DATA"
+        )
+    return place
 
 
-def _positions(table: pd.DataFrame, split: str) -> np.ndarray:
-    if "split" in table:
-        return np.flatnonzero(table["split"] == split)
-    if "group" in table:  # whole groups
-        groups = np.unique(table["group"], return_inverse=True)[1]
-        return np.flatnonzero(np.isin(groups, split_views(np.zeros(groups.max() + 1, int), split, seed=0)))
-    objects = table["object"] if "object" in table else np.zeros(len(table))
-    return split_views(np.unique(objects, return_inverse=True)[1], split, seed=0)
+def _leaves(text: str) -> bool:
+    """Whether a relative path would be none, or lead out of the folder that it is relative to; on any system."""
+    path = PureWindowsPath(text)
+    return bool(path.anchor) or posixpath.normpath(path.as_posix()).split("/")[0] == ".."
 
 
-def _factors(table: pd.DataFrame) -> tuple[dict[str, Tensor], dict[str, tuple[str, ...]]]:
-    factors, labels = {}, {}
-    for name in table.columns.difference(RESERVED, sort=False):
-        column = table[name]
-        if name.endswith(DEGREES):
-            factors[name.removesuffix(DEGREES)] = torch.tensor(np.radians(column.to_numpy(float)), dtype=torch.float32)
-        elif pd.api.types.is_float_dtype(column):
-            factors[name] = torch.tensor(column.to_numpy(), dtype=torch.float32)
-        elif pd.api.types.is_integer_dtype(column):
-            factors[name] = torch.tensor(column.to_numpy(), dtype=torch.int64)
-        else:
-            values, codes = np.unique(column.astype(str), return_inverse=True)
-            factors[name], labels[name] = torch.from_numpy(codes), tuple(map(str, values))
-    return factors, labels
+def _paths(table: Table, column: str) -> list[Path]:
+    """The files of a column, all there and in the table's folder (links, which you made, may lead elsewhere)."""
+    paths = [table.path.parent / text for text in table.columns[column]]
+    for row, (text, path) in enumerate(zip(table.columns[column], paths)):
+        if _leaves(text):
+            raise DataError(
+                f"{table.where(row)}: {text} leaves the folder: name each {column} relative to it, and copy or link "
+                "what is not in it"
+            )
+        if not os.path.isfile(path):
+            raise DataError(f"{table.where(row)}: {path} cannot be read: {_why_not(path)}")
+    return paths
+
+
+def _why_not(path: Path) -> str:
+    if os.path.isdir(path):
+        return "it is a folder"
+    try:
+        near = [name for name in sorted(os.listdir(path.parent)) if name.startswith(f"{path.name}.")]
+    except (OSError, ValueError):
+        near = []
+    return "there is no such file" + (f"; there is {near[0]}: write the whole name" if near else "")
+
+
+def _look(table: Table, paths: Sequence[Path], image_size: int) -> tuple[list[bytes], dict[int, Tensor]]:
+    """Digests of all pictures; and by row the pixels, at `image_size`, of those that had to be decoded for that."""
+    digests, pixels = [b""] * len(paths), {}
+
+    def look(row: int) -> None:
+        key = _stamp(paths[row])
+        if key in _digests:
+            digests[row] = _digests[key]
+            return
+        picture = read_picture(paths[row])
+        digests[row], pixels[row] = digest(picture), as_pixels(picture, paths[row], image_size)
+        if key is not None:
+            _digests[key] = digests[row]
+
+    for_each_file(look, len(paths), [table.where(row) for row in range(len(paths))])
+    return digests, pixels
+
+
+def _stamp(path: Path) -> tuple | None:
+    """What changes when the file's content does; None where it was written so lately that it need not."""
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return None
+    settled = time.time_ns() - max(stat.st_mtime_ns, stat.st_ctime_ns) > SETTLED
+    return (str(path), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino) if settled else None
+
+
+def _rows(table: Table, factors: dict[str, Tensor], digests: Sequence[bytes], split: str) -> np.ndarray:
+    categories = [name for name, column in factors.items() if not column.is_floating_point()]
+    number = {picture: i for i, picture in enumerate(dict.fromkeys(digests))}
+    tested = tested_rows(table, np.array([number[picture] for picture in digests]))
+    rows = in_turns(table, np.flatnonzero(tested == (split == "test")), categories)
+    if not len(rows):
+        raise DataError(f"{table.path} has no rows for the split {split!r}: its column `split` says so of none")
+    return rows
+
+
+def _images(
+    rows: np.ndarray, pixels: dict[int, Tensor], paths: Sequence[Path], image_size: int, where: Sequence[str]
+) -> Tensor:
+    """uint8 [n, 3, image_size, image_size]: what is in `pixels`, and the rest read."""
+    missing = [i for i, row in enumerate(rows) if row not in pixels]
+    read = read_images([paths[rows[i]] for i in missing], image_size, [where[i] for i in missing])
+    found = {**pixels, **dict(zip(rows[missing], read))}
+    return torch.stack([found[row] for row in rows])
+
+
+def _content(table: Table, digests: Sequence[bytes]) -> str:
+    """8 hexadecimal digits of everything that the folder holds."""
+    cells = json.dumps(list(table.columns.items())).encode()
+    return hashlib.sha256(cells + b"".join(digests)).hexdigest()[:8]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from importlib import import_module
 from itertools import pairwise
+from numbers import Integral
 from pathlib import Path
 
 import torch
@@ -17,6 +20,7 @@ from ciperlib.config import DATASETS
 from ciperlib.files import home
 
 SPLITS = ("train", "test")
+LARGEST = 1024  # side in pixels of an image that is asked for
 POSE = ("azimuth", "elevation", "distance")  # the factors that together are the pose
 
 
@@ -85,6 +89,17 @@ class ImageSet:
         content = self.name.encode() + self.ids.cpu().numpy().astype("<i8").tobytes()
         return hashlib.sha256(content).hexdigest()[:16]
 
+    def content(self) -> str:
+        """Which pixels and which truth, for naming what was trained on them: 8 hexadecimal digits.
+
+        Of name, ids, images and factors, all in their order; the same on every device.
+        """
+        content = hashlib.sha256(self.name.encode())
+        for name, column in (("ids", self.ids), ("images", self.images), *self.factors.items()):
+            content.update(f"|{name} {column.dtype} {list(column.shape)}|".encode())
+            content.update(column.detach().cpu().contiguous().numpy())
+        return content.hexdigest()[:8]
+
 
 @dataclass(frozen=True)
 class TrainedOn:
@@ -142,21 +157,37 @@ def load_images(
         name: one of `DATASETS`; for your own images "folder:NAME".
         split: "train" or "test".
         size: the first `size` images (the sets are in random or balanced order); None for the usual number.
-        image_size: side in pixels; rendered sets are rendered at it, photographs are made smaller.
+        image_size: side in pixels, at most `LARGEST`; rendered sets are rendered at it, photographs are made smaller.
         root: folder that holds the files; without it `CIPER_DATA`, then `data/` of the checkout.
         device: where the images shall stay.
 
     Raises:
-        DataError: unknown name or split, or files that are missing, truncated or have a wrong checksum.
+        DataError: unknown name or split, a size that is no whole number or out of range, or files that are missing,
+            truncated or have a wrong checksum.
     """
-    if name.split(":")[0] not in DATASETS:
+    kind, colon, _ = str(name).partition(":")
+    if not isinstance(name, str) or kind not in DATASETS:
         raise DataError(f"there is no image set named {name!r}; choose one of {', '.join(DATASETS)}")
+    if colon and kind != "folder":
+        raise DataError(f"there is no image set named {name!r}: choose {kind!r}; only folder:NAME has a name after it")
     if split not in SPLITS:
         raise DataError(f"split must be 'train' or 'test', not {split!r}")
-    if size is not None and size < 1:
-        raise DataError(f"size must be at least 1, not {size}")
-    module = import_module(f"ciperlib.data.{DATASETS[name.split(':')[0]]}")
+    if size is not None and not _is_whole(size, 1):
+        raise DataError(f"size must be a whole number of at least 1, not {size!r}")
+    if not _is_whole(image_size, 1, LARGEST):
+        raise DataError(f"image_size must be a whole number from 1 to {LARGEST}, not {image_size!r}")
+    module = import_module(f"ciperlib.data.{DATASETS[kind]}")
     return module.load(name, split, size=size, image_size=image_size, root=root).to(device)
+
+
+def _is_whole(number: object, low: int, high: float = math.inf) -> bool:
+    return isinstance(number, Integral) and not isinstance(number, bool) and low <= number <= high
+
+
+def source_of(name: str) -> str:
+    """What the name of an image set says of where its images come from: the same source at another size or, since two
+    folders may hold the same pictures, any folder."""
+    return "folder" if name.startswith("folder:") else re.sub(r"-\d+$", "", name)
 
 
 def data_root(root: str | Path | None = None) -> Path:

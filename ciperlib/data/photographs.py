@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from ciperlib.data.imageset import DataError
+from ciperlib.data.pictures import pillow_in_order, read_mask, read_picture
 
 TEST_SHARE = 1 / 4  # of each object's views
 
@@ -32,28 +33,66 @@ def find_folder(base: Path, names: Sequence[str], what: str, source: str) -> Pat
     )
 
 
-def read_images(paths: Sequence[Path], image_size: int) -> Tensor:
+def read_images(paths: Sequence[Path], image_size: int, where: Sequence[str] = ()) -> Tensor:
     """Square photographs in colour, made smaller where they are larger: uint8 [N, 3, image_size, image_size].
 
-    Read by as many threads as there are cores, straight to their places: no more memory than the result takes.
+    Read as `read_picture` says, by as many threads as there are cores, straight to their places: no more memory than
+    the result takes. `where` is what a refusal begins with, one for each path.
 
     Raises:
-        DataError: a file that is missing, truncated, not square, or smaller than `image_size`.
+        DataError: a file that `read_picture` refuses, that is not square, or smaller than `image_size`.
     """
     images = torch.empty(len(paths), 3, image_size, image_size, dtype=torch.uint8)
 
     def read(row: int) -> None:
-        images[row] = torch.from_numpy(_read(paths[row], image_size, "RGB").copy()).permute(2, 0, 1)
+        images[row] = as_pixels(read_picture(paths[row]), paths[row], image_size)
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes without holding Python's lock
-        for _ in pool.map(read, range(len(paths))):
-            pass
+    for_each_file(read, len(paths), where)
     return images
 
 
-def read_masks(paths: Sequence[Path], image_size: int) -> Tensor:
-    """Masks, True where more than half of a pixel is white: bool [N, image_size, image_size]."""
-    return torch.from_numpy(np.stack([_read(path, image_size, "L") for path in paths]) > 127)
+def read_masks(paths: Sequence[Path], image_size: int, where: Sequence[str] = ()) -> Tensor:
+    """Masks, True where more than half of a pixel is white: bool [N, image_size, image_size]; else as `read_images`."""
+    masks = torch.empty(len(paths), image_size, image_size, dtype=torch.bool)
+
+    def read(row: int) -> None:
+        masks[row] = as_pixels(read_mask(paths[row]), paths[row], image_size)[0] > 127
+
+    for_each_file(read, len(paths), where)
+    return masks
+
+
+def for_each_file(read: Callable[[int], None], count: int, where: Sequence[str] = ()) -> None:
+    """Calls `read` with 0 ... count - 1, in threads; a DataError of one of them begins with its `where`."""
+
+    def read_or_say_where(row: int) -> None:
+        try:
+            read(row)
+        except DataError as error:
+            if not where:
+                raise
+            raise DataError(f"{where[row]}: {error}") from error
+
+    with pillow_in_order(), ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding does not hold Python's lock
+        for _ in pool.map(read_or_say_where, range(count)):
+            pass
+
+
+def as_pixels(picture: Image.Image, path: Path, image_size: int) -> Tensor:
+    """A square picture at another size: uint8 [channels, image_size, image_size].
+
+    Raises:
+        DataError: it is not square, or smaller.
+    """
+    if picture.width != picture.height:
+        raise DataError(f"{path} is {picture.width}x{picture.height}; images must be square: cut it, or pad it")
+    if picture.width < image_size:
+        raise DataError(
+            f"{path} is {picture.width} pixels wide, less than image_size={image_size}; ask for a smaller size"
+        )
+    if picture.width > image_size:  # PIL's resize averages over what it shrinks
+        picture = picture.resize((image_size, image_size), Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.atleast_3d(np.asarray(picture)).copy()).permute(2, 0, 1)
 
 
 def split_views(objects: np.ndarray, split: str, seed: int) -> np.ndarray:
@@ -75,22 +114,3 @@ def first(positions: np.ndarray, size: int | None, what: str) -> np.ndarray:
     if size is not None and size > len(positions):
         raise DataError(f"{what} has {len(positions)} images, not {size}; ask for fewer, or leave size out")
     return positions[:size]
-
-
-def _read(path: Path, image_size: int, mode: str) -> np.ndarray:
-    try:
-        with Image.open(path) as file:
-            image = file.convert(mode)
-    except (OSError, SyntaxError) as error:
-        raise DataError(
-            f"{path} cannot be read ({error}); it is missing, truncated or no image: get it again"
-        ) from error
-    if image.width != image.height:
-        raise DataError(f"{path} is {image.width}x{image.height}; images must be square: cut it, or pad it")
-    if image.width < image_size:
-        raise DataError(
-            f"{path} is {image.width} pixels wide, less than image_size={image_size}; ask for a smaller size"
-        )
-    if image.width > image_size:
-        image = image.resize((image_size, image_size), Image.Resampling.BILINEAR)  # PIL's averages over what it shrinks
-    return np.asarray(image)
