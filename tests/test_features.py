@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from ciperlib.analyse import principal
 from ciperlib.analyse.features import (
     Features,
     FeaturesError,
     FrozenEncoderError,
+    as_features,
     extract_features,
     extract_pairs,
     pixel_features,
     split_features,
 )
 from ciperlib.analyse.fingerprints import digest, fingerprint
+from ciperlib.analyse.probes import fit_regression_probe
 from ciperlib.data.imageset import DataError, ImageSet, TrainedOn
 from ciperlib.learn.augment import Augmentation
 
@@ -197,6 +202,25 @@ def test_unseen_says_yes_no_or_unknown():
     assert extract_features(encoder, make_images(name="other"), trained_on=seen).unseen == "yes"
 
 
+@pytest.mark.parametrize(
+    ("trained", "asked", "answer"),
+    [
+        ("turntable-32", "turntable-64", "unknown"),  # the same scenes at another size
+        ("turntable-32", "turntable_sessions-32", "yes"),
+        ("cifar10", "turntable-32", "yes"),
+        ("digits-mnist-32", "digits-small-32", "yes"),
+        ("digits-mnist-32", "digits-mnist-64", "unknown"),
+        ("folder:a-32-00000000", "folder:a-32-11111111", "unknown"),  # another content
+        ("folder:my-cats-32-00000000", "folder:my-cats-32-11111111", "unknown"),
+        ("folder:my-cats-32-00000000", "folder:my-dogs-32-11111111", "unknown"),  # perhaps with the same pictures
+        ("folder:turntable-32-00000000", "turntable-32", "yes"),
+    ],
+)
+def test_unseen_by_the_names_of_image_sets(trained, asked, answer):
+    seen, images = TrainedOn(trained, ((0, 9),)), make_images(10, name=asked)
+    assert as_features(torch.zeros(10, 1), images, "", seen).unseen == answer
+
+
 @given(st.sets(st.integers(-50, 50)), st.lists(st.integers(-60, 60)))
 def test_ranges_of_ids_are_the_set_of_ids(ids, queries):
     chosen = torch.tensor(sorted(ids, key=lambda i: (i * 7) % 13), dtype=torch.int64)
@@ -240,6 +264,70 @@ def test_pixel_components_are_exact_and_fitted_on_train_alone():
     torch.testing.assert_close(second.matrix.double().abs(), expected.abs(), rtol=1e-3, atol=1e-3)
     assert first.encoder_fingerprint == second.encoder_fingerprint
     assert (first.unseen, second.unseen) == ("no", "yes")
+
+
+def rank_deficient(kind: str, n: int, first_id: int = 0) -> ImageSet:
+    """Images of 8 x 8 pixels that differ in fewer directions than they could."""
+    images = make_images(n, first_id)
+    pixels = images.images.clone()
+    if kind == "grey":  # one direction: all pixels of all channels are the same
+        pixels[:] = pixels[:, :1, :1, :1]
+    elif kind == "dark corners":  # 3 * 16 directions
+        pixels[:, :, :4] = pixels[:, :, :, 4:] = 7
+    elif kind == "copies":
+        pixels = pixels[torch.arange(n) % 9]
+    elif kind == "equal":
+        pixels[:] = pixels[:1]
+    elif kind == "one level":  # a grey level in a pixel, and black and white elsewhere
+        pixels[:] = 255 * (torch.arange(n) % 2)[:, None, None, None]
+        pixels[n // 2 :, 0, 3, 3] ^= 1
+    return replace(images, images=pixels)
+
+
+@pytest.mark.parametrize(
+    ("kind", "n", "rank"),
+    [
+        *(("noise", n, min(n - 1, 100)) for n in (12, 60, 100, 101, 150, 300)),
+        *(("grey", n, 1) for n in (60, 300)),
+        *(("dark corners", n, 48) for n in (60, 300)),
+        *(("copies", n, 8) for n in (60, 300)),
+        *(("equal", n, 1) for n in (60, 300)),
+        *(("one level", n, 2) for n in (60, 300)),
+    ],
+)
+def test_directions_without_variance_are_no_pixel_components(kind, n, rank):
+    """Standardised, such a direction is rounding error in training and anything in the test: the floor would be chance
+    or R2 = -1e9."""
+    train, test = rank_deficient(kind, n), make_images(80, first_id=1000)
+    first, second = pixel_features(train, test, components=100)
+    assert first.matrix.shape[1] == second.matrix.shape[1] == rank
+    deviation = first.matrix.double().std(dim=0)
+    assert (deviation > 1e-4).all() or kind == "equal"
+    x = train.images.flatten(1).double() / 255
+    centred = x - x.mean(dim=0)
+    if rank < 100:  # nothing is lost
+        assert float(first.matrix.double().square().sum()) == pytest.approx(float(centred.square().sum()), rel=1e-5)
+    if kind != "one level":  # whose test images are of another world
+        assert -1.5 < fit_regression_probe(first, second, "azimuth", draws=0).value < 0.2
+
+
+def test_the_number_of_images_at_which_components_run_out_changes_nothing():
+    """One training image fewer than there are components, as many, one more: no jump."""
+    train, test = make_images(300), make_images(80, first_id=1000)
+    for n in (99, 100, 101, 102):
+        first, _ = pixel_features(train.subset(slice(n)), test, components=100)
+        assert first.matrix.shape[1] == min(100, n - 1)
+        assert first.matrix.double().std(dim=0).min() > 0.1
+
+
+def test_principal_directions_in_parts_are_those_of_the_whole(monkeypatch):
+    for n in (60, 300):
+        train, test = make_images(n), make_images(20, first_id=1000)
+        whole = [part.matrix for part in pixel_features(train, test, components=50)]
+        monkeypatch.setattr(principal, "CHUNK", 1000)
+        for part, expected in zip(pixel_features(train, test, components=50), whole):
+            torch.testing.assert_close(part.matrix, expected, rtol=1e-4, atol=1e-5)
+        monkeypatch.undo()
 
 
 def test_few_pixels_are_returned_as_they_are():

@@ -226,6 +226,16 @@ def test_neighbours_vote_as_in_a_loop(parts, k, temperature):
     assert result.details["k"] == k
 
 
+@pytest.mark.parametrize(("temperature", "winner"), [(0.05, 1), (1.0, 0)])
+def test_a_near_neighbour_outvotes_three_far_ones_where_the_temperature_is_low(temperature, winner):
+    """One of cosine 1 against three of cosine 0.8: exp(1 / t) and 3 exp(0.8 / t), even at t = 0.2 / log 3 = 0.18."""
+    matrix = torch.cat((torch.tensor([[1.0, 0.0]]), torch.tensor([[0.8, 0.6]]).repeat(9, 1)))
+    ids = torch.arange(10)
+    train = Features(matrix, {"object": (ids < 1).long()}, ids, ids, name="a")
+    test = Features(matrix[:1].repeat(2, 1), {"object": torch.ones(2).long()}, ids[:2], ids[:2], name="b")
+    assert fit_knn_probe(train, test, "object", k=4, temperature=temperature).prediction.tolist() == [winner, winner]
+
+
 # ---- symmetries
 
 
@@ -276,6 +286,96 @@ def test_constant_columns_are_ignored(parts):
         result = probe(*padded)
         assert result.value == pytest.approx(probe(*parts).value, abs=1e-6)
         assert result.model.weight[:, -2:].abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("noise", [0, 1e-7, 3e-7])
+@pytest.mark.parametrize("level", [0.1, 1.0, 300.0])
+def test_columns_that_only_rounding_moves_are_constant(parts, noise, level):
+    """A dead channel in batches of several sizes: divided by its rounding it would be noise of size 1."""
+    generator = torch.Generator().manual_seed(0)
+    padded = []
+    for i, part in enumerate(parts):
+        dead = level * (1 + noise * (torch.rand(len(part), 1, generator=generator) - 0.5))
+        dead = dead if i == 0 else dead + 1  # and the test part has something there
+        padded.append(replace(part, matrix=torch.cat([part.matrix, dead], 1)))
+    assert moments(padded[0].matrix)[1][-1] == math.inf
+    for probe in (PROBES[0], PROBES[2]):
+        assert probe(*padded).value == pytest.approx(probe(*parts).value, abs=0.005)
+
+
+@pytest.mark.parametrize("kind", ["twice", "rank 1", "zero", "one wide", "many", "sum"])
+@pytest.mark.parametrize("factor", ["object", "pose"])
+def test_features_of_low_rank_are_probed_like_what_they_hold(parts, kind, factor):
+    def changed(matrix):
+        return {
+            "twice": lambda: torch.cat([matrix, matrix], 1),
+            "rank 1": lambda: matrix[:, :1] * torch.linspace(-1, 2, 20),
+            "zero": lambda: torch.zeros(len(matrix), 6),
+            "one wide": lambda: matrix[:, :1],
+            "many": lambda: torch.cat([matrix] * 60, 1),  # more columns than images
+            "sum": lambda: torch.cat([matrix, matrix.sum(1, keepdim=True)], 1),
+        }[kind]()
+
+    train, test = (replace(part, matrix=changed(part.matrix)) for part in parts)
+    same = {"rank 1": [replace(part, matrix=part.matrix[:, :1].contiguous()) for part in parts]}.get(kind, parts)
+    protocols = ("lbfgs", "knn", "sgd") if factor == "object" else ("ridge",)
+    for protocol in protocols if kind != "many" else protocols[:2]:
+        result = evaluate(train, test, factor, protocol=protocol, shuffled=False, draws=0)
+        assert math.isfinite(result.value)
+        if kind == "zero":
+            assert result.value == pytest.approx(0 if factor == "pose" else result.details["majority"], abs=0.1)
+        elif protocol in ("lbfgs", "ridge") and kind != "one wide":
+            expected = evaluate(*same, factor, protocol=protocol, shuffled=False, draws=0)
+            assert result.value == pytest.approx(expected.value, abs=0.02)
+
+
+def test_of_equal_strengths_the_strongest_is_taken():
+    """On whitened features with as many directions as images all strengths guess held-out images alike, up to
+    rounding, and the test part by no means."""
+    generator = torch.Generator().manual_seed(0)
+    matrix = torch.randn(60, 80, generator=generator, dtype=torch.float64)
+    centred = matrix - matrix.mean(dim=0)
+    white = torch.linalg.svd(centred, full_matrices=False)[0][:, :59] * math.sqrt(60)
+    factors = {"distance": torch.randn(60, generator=generator)}
+    train = Features(white.float(), factors, torch.arange(60), torch.arange(60), name="a")
+    test = Features(torch.randn(40, 59, generator=generator), {"distance": torch.randn(40, generator=generator)},
+                    torch.arange(40), torch.arange(40), name="b")  # fmt: skip
+    for _ in range(5):
+        result = fit_regression_probe(train, test, "distance", draws=0)
+        spread = max(result.details["validation"].values()) - min(result.details["validation"].values())
+        assert spread < 1e-7
+        assert result.strength == 10
+        train = replace(train, matrix=train.matrix * (1 + 1e-7))
+
+
+def test_parts_of_the_pose_that_never_change_are_left_out(parts):
+    def at_one_height(part):
+        return replace(part, factors={**part.factors, "elevation": torch.full((len(part),), 0.5)})
+
+    result = fit_regression_probe(*map(at_one_height, parts), "pose")
+    assert result.details["columns"] == ("sin_azimuth", "cos_azimuth", "distance")
+    with pytest.raises(ProbeError, match="all training images have the same elevation"):
+        fit_regression_probe(at_one_height(parts[0]), parts[1], "pose")
+    fixed = [replace(part, factors={"distance": torch.ones(len(part))}) for part in parts]
+    with pytest.raises(ProbeError, match=r"no pose to probe \(the same distance in all images\)"):
+        fit_regression_probe(*fixed, "pose")
+    with pytest.raises(ProbeError, match=r"no pose to probe \(none of azimuth"):
+        fit_regression_probe(*(replace(part, factors={}) for part in parts), "pose")
+
+
+def test_azimuths_of_a_whole_turn_have_no_cosine_to_learn(parts):
+    turned = [replace(part, factors={"azimuth": 2 * math.pi * (torch.arange(len(part)) % 2)}) for part in parts]
+    assert math.isfinite(fit_regression_probe(*turned, "azimuth", draws=0).value)
+
+
+@pytest.mark.parametrize("n", [12, 199, 200, 201])
+def test_without_k_two_hundred_vote_or_all_there_are(parts, n):
+    train = parts[0].subset(slice(n))
+    result = fit_knn_probe(train, parts[1], "object", draws=0)
+    assert result.details["k"] == min(n, 200)
+    assert torch.equal(result.prediction, fit_knn_probe(train, parts[1], "object", k=min(n, 200), draws=0).prediction)
+    with pytest.raises(ProbeError, match=f"between 1 and the {n} training images, not {n + 1}"):
+        fit_knn_probe(train, parts[1], "object", k=n + 1)
 
 
 # ---- intervals

@@ -8,6 +8,7 @@ import torch
 from conftest import make_noise_images
 
 from ciperlib.analyse.features import Features
+from ciperlib.analyse.guards import ProbeError
 from ciperlib.analyse.tables import (
     default_factors,
     paired_difference,
@@ -28,6 +29,61 @@ def test_default_factors(noise_images):
     photographs = ImageSet("x", "train", noise_images.images, {"category": torch.arange(48) % 2},
                            noise_images.ids, noise_images.groups)  # fmt: skip
     assert default_factors(photographs) == ("category",)
+
+
+def an_image_set(n=24, **factors):
+    pixels = torch.zeros(n, 3, 4, 4, dtype=torch.uint8)
+    return ImageSet("x", "test", pixels, factors, torch.arange(n), torch.arange(n))
+
+
+INDEX = torch.arange(24)
+QUANTITY = torch.linspace(0, 1, 24)
+
+
+@pytest.mark.parametrize(
+    ("factors", "expected"),
+    [
+        ({"disease": INDEX % 2}, ("disease",)),
+        ({"weight": QUANTITY}, ("weight",)),
+        ({"disease": INDEX % 2, "session": INDEX % 3, "category": INDEX % 4}, ("category", "session", "disease")),
+        ({"weight": QUANTITY, "b": INDEX % 2, "azimuth": QUANTITY, "a": INDEX % 3}, ("b", "a", "pose", "weight")),
+        ({"category": 0 * INDEX, "disease": INDEX % 2}, ("disease",)),  # of one value nothing can be told
+        ({"weight": 0 * QUANTITY + 0.1, "elevation": 0 * QUANTITY + 0.3, "disease": INDEX % 2}, ("disease",)),
+        ({"distance": 0 * QUANTITY + 1, "azimuth": QUANTITY}, ("pose",)),
+        ({"number": 10**9 + INDEX % 2}, ("number",)),  # two values, however near each other
+        ({}, ()),
+    ],
+)
+def test_every_factor_that_images_have_is_worth_probing(factors, expected):
+    assert default_factors(an_image_set(**factors)) == expected
+
+
+def test_what_the_training_part_cannot_teach_is_left_out():
+    test = an_image_set(patient=INDEX % 3, disease=INDEX % 2, session=INDEX % 5, weight=QUANTITY, size=QUANTITY)
+    train = an_image_set(
+        patient=3 + INDEX % 3, disease=INDEX % 4, session=5 + INDEX % 5, weight=0 * QUANTITY, size=QUANTITY
+    )
+    assert default_factors(test) == ("session", "patient", "disease", "weight", "size")
+    assert default_factors(test, train) == ("session", "disease", "size")  # sessions are probed within the test part
+    assert default_factors(test, train, "knn") == ("session", "disease")
+
+
+def test_a_table_without_factors_says_so():
+    images = an_image_set()
+    with pytest.raises(ProbeError, match=r"x has no factor to probe: .*column of factors"):
+        probe_encoder(make_encoder(Config(width=4)), images, images)
+
+
+def test_an_unknown_factor_is_probed_with_its_floors():
+    train, test = make_noise_images(60), make_noise_images(40, seed=1)
+    kinds = {"disease": train.factors["object"] // 2}, {"disease": test.factors["object"] // 2}
+    train = ImageSet("noise", "train", train.images, kinds[0], train.ids, train.groups)
+    test = ImageSet("noise", "test", test.images, kinds[1], test.ids + 1000, test.groups + 1000)
+    for options in ({}, {"protocol": "knn"}, {"protocol": "sgd"}):
+        floors = probe_floors(train, test, config=Config(width=4), **options)
+        assert floors.keys() == {"disease"}
+        results = probe_encoder(make_encoder(Config(width=4)), train, test, floors=floors, draws=0, **options)
+        assert list(to_table(results)["factor"]) == ["disease"]
 
 
 def made(sessions, n=240, first=0):
@@ -67,11 +123,11 @@ def test_floors_and_tables():
 
 def test_paired_differences_against_a_loop():
     rows = [
-        (e, s, v) for e, values in {"a": [0.8, 0.9, 0.7], "b": [0.5, 0.7, 0.6]}.items() for s, v in enumerate(values)
+        (e, s, v) for e, values in {"a": [0.8, 0.9, 0.7], "b": [0.5, 0.8, 0.6]}.items() for s, v in enumerate(values)
     ]
     table = pd.DataFrame(rows, columns=["encoder", "seed", "value"]).assign(factor="object")
     result = paired_difference(table, "object", "a", "b")
-    differences = [0.3, 0.2, 0.1]
+    differences = [0.3, 0.1, 0.1]  # by seed; b's mean taken off every a would give others
     mean = sum(differences) / 3
     sem = math.sqrt(sum((d - mean) ** 2 for d in differences) / 2 / 3)
     assert result["difference"] == pytest.approx(mean)

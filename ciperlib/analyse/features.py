@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from scipy.linalg import eigh
 from torch import Tensor, nn
 
 from ciperlib.analyse.fingerprints import digest, fingerprint, load_matrix, save_matrix
-from ciperlib.data.imageset import ImageSet, TrainedOn
+from ciperlib.analyse.principal import fit_principal, project
+from ciperlib.data.imageset import ImageSet, TrainedOn, source_of
 from ciperlib.learn.augment import Augmentation
 from ciperlib.learn.encoders import derived_seed
 
@@ -124,20 +124,22 @@ def extract_features(
 
 
 def pixel_features(train: ImageSet, test: ImageSet, components: int = 256) -> tuple[Features, Features]:
-    """The floor that needs no encoder: raw pixels, float32 [N, components].
+    """The floor that needs no encoder: raw pixels, float32 [N, at most components].
 
-    More pixels than `components` are projected, train and test alike, on the leading principal components of `train`
-    (exact, from the covariance's eigenvectors); otherwise they are returned as they are, in 0..1.
+    More pixels than `components` are projected, train and test alike, on the leading principal components of `train`:
+    exact, and only those along which its images differ, so that n of them have at most n - 1. Otherwise pixels are
+    returned as they are, in 0..1.
+
+    Raises:
+        FeaturesError: train and test images differ in size.
     """
     seen = TrainedOn.of(train)
     matrices = [images.floats().flatten(1).cpu() for images in (train, test)]
     if matrices[0].shape[1] != matrices[1].shape[1]:
         raise FeaturesError(f"train and test images differ in size: {train.images.shape[1:]}, {test.images.shape[1:]}")
     if components < matrices[0].shape[1]:
-        mean = matrices[0].mean(dim=0)
-        matrices = [matrix - mean for matrix in matrices]
-        directions = _principal_directions(matrices[0], components)
-        matrices = [matrix @ directions for matrix in matrices]
+        mean, directions = fit_principal(matrices[0], components)
+        matrices = [project(matrix, mean, directions) for matrix in matrices]
     source = f"pixels-{components}-{train.digest()}"
     first, second = (as_features(m, images, source, seen) for m, images in zip(matrices, (train, test)))
     return first, second
@@ -165,17 +167,6 @@ def extract_differences(encoder: nn.Module, images: ImageSet, augmentation: Augm
     """What CIPER's predictor is given: h0 - h1, float32 [N, d]; arguments and factors are those of `extract_pairs`."""
     anchors, views = extract_pairs(encoder, images, augmentation, **options)
     return replace(anchors, matrix=anchors.matrix - views.matrix)
-
-
-def _principal_directions(centred: Tensor, components: int) -> Tensor:
-    """The leading principal directions of float32 [N, p], as columns [p, components]; from the smaller of the two
-    products X'X and X X', of which only the leading eigenvectors are computed."""
-    wide = len(centred) < centred.shape[1]
-    product = (centred @ centred.T if wide else centred.T @ centred).double().numpy()
-    last = len(product) - 1
-    _, vectors = eigh(product, subset_by_index=[max(0, last + 1 - components), last])
-    directions = torch.from_numpy(vectors[:, ::-1].copy()).float()
-    return torch.linalg.qr(centred.T @ directions)[0] if wide else directions
 
 
 def split_features(
@@ -235,7 +226,7 @@ def as_features(matrix: Tensor, images: ImageSet, source: str, trained_on: Train
     if trained_on is not None:
         if trained_on.name == images.name:
             unseen = "no" if bool(trained_on.seen(images.ids).any()) else "yes"
-        elif trained_on.name.split("-")[0] != images.name.split("-")[0]:  # not the same scenes at another size
+        elif source_of(trained_on.name) != source_of(images.name):  # else perhaps the same scenes at another size
             unseen = "yes"
     factors = {name: column.cpu() for name, column in images.factors.items()}
     columns = {"factors": factors, "ids": images.ids.cpu(), "groups": images.groups.cpu(), "labels": images.labels}

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ciperlib.analyse.features import Features
 from ciperlib.config import nearest
+from ciperlib.data.imageset import POSE
 
 
 class ProbeError(ValueError):
@@ -91,6 +92,32 @@ def categories_of(train: Features, test: Features, factor: str) -> Categories:
     return Categories(values, y, truth)
 
 
+def varies(name: str, column: Tensor) -> bool:
+    """Whether a factor [N] has two values: categories (int64) that differ, quantities that differ by more than 1e-6 of
+    the largest, azimuths by more than 1e-6 radians."""
+    if not len(column):
+        return False
+    if not column.is_floating_point():
+        return bool((column != column[0]).any())
+    column = column.double()
+    size = 1.0 if name == "azimuth" else float(column.abs().max())
+    return not float(column.max() - column.min()) <= 1e-6 * size  # what is not a number is for others to refuse
+
+
+def pose_parts(train: Features, test: Features) -> tuple[str, ...]:
+    """What the images have of azimuth, elevation and distance, without what is constant in both parts.
+
+    Raises:
+        ProbeError: nothing is left.
+    """
+    known = tuple(name for name in POSE if name in train.factors)
+    parts = tuple(name for name in known if varies(name, train.factors[name]) or varies(name, column_of(test, name)))
+    if not parts:
+        why = f"the same {' and '.join(known)} in all images" if known else f"none of {', '.join(POSE)} is known"
+        raise ProbeError(f"{train.name} has no pose to probe ({why}): probe another factor")
+    return parts
+
+
 def targets_of(features: Features, names: Sequence[str], part: str) -> tuple[tuple[str, ...], Tensor]:
     """Names of the columns, and float64 [N, columns]; azimuth takes two."""
     columns: dict[str, Tensor] = {}
@@ -101,8 +128,7 @@ def targets_of(features: Features, names: Sequence[str], part: str) -> tuple[tup
         column = column.double()
         if not column.isfinite().all():
             raise ProbeError(f"{name} is not finite for some images of the {part} part: leave them out with subset")
-        size = 1.0 if name == "azimuth" else float(column.abs().max())
-        if float(column.max() - column.min()) <= 1e-6 * size:
+        if not varies(name, column):
             raise ProbeError(f"all {part} images have the same {name}: there is nothing to predict")
         if name == "azimuth":
             columns |= {"sin_azimuth": column.sin(), "cos_azimuth": column.cos()}

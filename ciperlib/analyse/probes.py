@@ -19,6 +19,7 @@ from ciperlib.analyse.guards import (
     checked_strengths,
     column_of,
     inner_split,
+    pose_parts,
     targets_of,
 )
 from ciperlib.analyse.results import ProbeResult
@@ -39,6 +40,8 @@ from ciperlib.data.imageset import POSE
 ANGLES = ("azimuth", "elevation")
 LOGISTIC_STRENGTHS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 RIDGE_STRENGTHS = (1e1, 1e0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
+TIE = 1e-7  # of the variance: ridge strengths whose validation differs by less are equal, up to rounding
+NEIGHBOURS = 200  # that vote, or all there are
 PROTOCOLS = {"accuracy": ("lbfgs", "sgd", "knn"), "R2": ("ridge",)}
 SHUFFLED = "shuffled labels"
 
@@ -101,7 +104,7 @@ def fit_knn_probe(
     test: Features,
     factor: str,
     *,
-    k: int = 200,
+    k: int | None = None,
     temperature: float = 0.1,
     seed: int = 0,
     draws: int = 1000,
@@ -109,9 +112,11 @@ def fit_knn_probe(
     """How well the nearest neighbours tell a categorical factor: no fit, so nothing to choose.
 
     The k training images of largest cosine similarity s vote with weights exp(s / temperature), as in E-SSL's code
-    (Dangovski et al. 2022, arXiv:2111.00899). Arguments and errors as for `fit_linear_probe`.
+    (Dangovski et al. 2022, arXiv:2111.00899). Without k, 200 vote, or all there are. Arguments and errors as for
+    `fit_linear_probe`; a ProbeError also for a k that is not between 1 and the number of training images.
     """
     categories = categories_of(train, test, factor)
+    k = min(NEIGHBOURS, len(train)) if k is None else k
     if not 1 <= k <= len(train):
         raise ProbeError(f"k must be between 1 and the {len(train)} training images, not {k}")
     if not temperature > 0:
@@ -141,9 +146,10 @@ def fit_regression_probe(
     Args:
         train, test: features of one encoder, without a common group.
         factor: a float factor [N]. "azimuth" is fitted as its sine and cosine; "pose" is azimuth, elevation and
-            distance together (what there is of them): four columns. The value is the mean of the columns' R2.
-        strengths: to choose from on held-out groups of the training part, each the factor of |W|^2 beside the mean
-            squared error of the standardised columns.
+            distance together (what there is of them, and is not constant in both parts): four columns. The value is
+            the mean of the columns' R2.
+        strengths: to choose from on held-out groups of the training part (the strongest of equals), each the factor of
+            |W|^2 beside the mean squared error of the standardised columns.
         seed, draws: as for `fit_linear_probe`.
 
     `details` holds R2 by column and mean absolute errors by factor: angles in degrees (azimuth around the circle),
@@ -155,11 +161,12 @@ def fit_regression_probe(
     """
     strengths = checked_strengths(strengths)
     check_pair(train, test)
-    names = tuple(name for name in POSE if name in train.factors) if factor == "pose" else (factor,)
+    names = pose_parts(train, test) if factor == "pose" else (factor,)
     columns, y = targets_of(train, names, "training")
     _, truth = targets_of(test, names, "test")
     mean, scale = moments(train.matrix)
     y_mean, y_scale = moments(y)
+    y_scale = torch.where(y_scale.isinf(), 1.0, y_scale)  # a cosine of azimuths a turn apart: its mean is predicted
     x, y = (train.matrix - mean) / scale, (y - y_mean) / y_scale
     validation = {}
     if len(strengths) > 1:
@@ -169,7 +176,7 @@ def fit_regression_probe(
         validation = {
             strength: 1 - float((fit(x[held]) - y[held]).square().mean()) for strength, fit in zip(strengths, fits)
         }
-    strength = max(validation, key=validation.__getitem__) if validation else strengths[0]
+    strength = _strongest_of_best(validation) if validation else strengths[0]
     model = fit_ridge(x, y, (strength,))[0].unscaled(mean, scale)
     model = Linear(model.weight * y_scale[:, None], model.bias * y_scale + y_mean)
     guess = model(test.matrix.double())
@@ -271,6 +278,13 @@ def _choose_logistic(
         fits[strength], accuracies[strength] = fit, _accuracy(fit, problem.x[held], problem.y[held])
     best = max(accuracies, key=accuracies.__getitem__)
     return best, fits[best], accuracies
+
+
+def _strongest_of_best(validation: Mapping[float, float]) -> float:
+    """The strongest of the strengths whose score is the best one's up to rounding: on whitened features all may tie,
+    and on other images the weakest by no means does as well."""
+    best = max(validation.values())
+    return max(strength for strength, score in validation.items() if score >= best - TIE)
 
 
 def _accuracy(model: Linear, x: Tensor, y: Tensor) -> float:

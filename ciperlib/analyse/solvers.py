@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+ROUNDINGS = 4 * torch.finfo(torch.float32).eps  # four of float32, relative: what moves by less is not known to move
+
 
 @dataclass(frozen=True, eq=False)
 class Linear:
@@ -29,11 +31,16 @@ class Linear:
 
 
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of the columns, float64 [d]; the deviation of a constant column is called 1."""
+    """Mean and standard deviation of the columns of [N, d], float64 [d]; the deviation of a constant column is called
+    infinite: divided by it, the column is 0 in any part, and a weight of it is 0 when it is `unscaled`.
+
+    Constant is what deviates by no more than `ROUNDINGS` of its largest value: a dead channel is not quite the same in
+    batches of several sizes, and divided by that it would be noise as large as any signal.
+    """
     variance, mean = torch.var_mean(x.double(), dim=0, correction=0)
     deviation = variance.sqrt()
-    constant = deviation <= 1e-7 * mean.abs()  # float32 cannot tell these apart from rounding
-    return mean, torch.where(constant, 1.0, deviation)
+    constant = deviation <= ROUNDINGS * x.abs().amax(dim=0).double()
+    return mean, torch.where(constant, math.inf, deviation)
 
 
 def fit_ridge(x: Tensor, y: Tensor, strengths: tuple[float, ...]) -> list[Linear]:

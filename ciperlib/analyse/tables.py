@@ -11,18 +11,70 @@ from scipy.stats import t as student_t
 from torch import nn
 
 from ciperlib.analyse.features import Features, extract_features, pixel_features, split_features
-from ciperlib.analyse.probes import SHUFFLED, evaluate
+from ciperlib.analyse.guards import ProbeError, varies
+from ciperlib.analyse.probes import PROTOCOLS, SHUFFLED, evaluate
 from ciperlib.analyse.results import ProbeResult
 from ciperlib.config import Config
 from ciperlib.data.imageset import POSE, ImageSet, TrainedOn
 from ciperlib.learn.encoders import Encoder, make_encoder
 from ciperlib.learn.runs import Run
 
+FIRST = ("category", "object", "session")  # in every table, before other categorical factors
 
-def default_factors(images: ImageSet) -> tuple[str, ...]:
-    """The factors worth probing that these images have; what they have of azimuth, elevation and distance is `pose`."""
-    names = tuple(name for name in ("category", "object", "session") if name in images.factors)
-    return (*names, "pose") if set(POSE) & images.factors.keys() else names
+
+def default_factors(test: ImageSet, train: ImageSet | None = None, protocol: str | None = None) -> tuple[str, ...]:
+    """The factors worth probing: category, object and session, other categorical ones, the pose (what there is of
+    azimuth, elevation and distance), then other quantities; those of them that images have and that vary.
+
+    Args:
+        test: the images to test on.
+        train: those to fit on; what they cannot teach is then left out: values of a category that they lack (sessions
+            are probed within `test`, see `probe_features`) and quantities that are constant.
+        protocol: one for categories ("lbfgs", "sgd", "knn") leaves pose and quantities out.
+    """
+    parts = (test,) if train is None else (test, train)
+    shared = [name for name in test.factors if all(name in part.factors for part in parts) and name not in POSE]
+    kinds = [name for name in shared if not test.factors[name].is_floating_point() and _can_be_told(name, *parts)]
+    kinds.sort(key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST))
+    if protocol in PROTOCOLS["accuracy"]:
+        return tuple(kinds)
+    quantities = [name for name in shared if test.factors[name].is_floating_point() and all(_varying(name, parts))]
+    return (*kinds, *_default_pose(parts), *quantities)
+
+
+def _can_be_told(name: str, test: ImageSet, train: ImageSet | None = None) -> bool:
+    """Whether the test part has two values of a categorical factor, and the training part has them too."""
+    column = test.factors[name]
+    if train is None or name == "session":
+        return varies(name, column)
+    return varies(name, column) and set(column.tolist()) <= set(train.factors[name].tolist())
+
+
+def _default_pose(parts: Sequence[ImageSet]) -> tuple[str, ...]:
+    """The pose if any part of it varies; its parts singly where one is constant in train or test alone, which the probe
+    of the whole refuses."""
+    found = {name: _varying(name, parts) for name in POSE if all(name in part.factors for part in parts)}
+    changing = tuple(name for name, varying in found.items() if all(varying))
+    whole = all(len(set(varying)) == 1 for varying in found.values())
+    return ("pose",) if changing and whole else changing
+
+
+def _varying(name: str, parts: Sequence[ImageSet]) -> list[bool]:
+    return [varies(name, part.factors[name]) for part in parts]
+
+
+def _chosen_factors(
+    factors: Sequence[str] | None, train: ImageSet, test: ImageSet, protocol: str | None
+) -> Sequence[str]:
+    """`factors`, or without them the default ones, of which there must be one."""
+    chosen = factors or default_factors(test, train, protocol)
+    if not chosen:
+        kind = "categorical factor" if protocol in PROTOCOLS["accuracy"] else "factor"
+        raise ProbeError(
+            f"{test.name} has no {kind} to probe: give its images a column of factors with at least two values, "
+            "which the training images have too"
+        )
+    return chosen
 
 
 def probe_features(
@@ -50,9 +102,14 @@ def probe_encoder(
     encoder: nn.Module, train: ImageSet, test: ImageSet, factors: Sequence[str] | None = None, *,
     trained_on: TrainedOn | None = None, floors: Mapping[str, Mapping[str, float]] | None = None, **options: Any,
 ) -> dict[str, ProbeResult]:  # fmt: skip
-    """Extracts an encoder's features of both parts and probes them for each factor."""
+    """Extracts an encoder's features of both parts and probes them for each factor, by default `default_factors`.
+
+    Raises:
+        ProbeError: no factors are named and the images have none.
+    """
+    factors = _chosen_factors(factors, train, test, options.get("protocol"))
     features = [extract_features(encoder, images, trained_on=trained_on) for images in (train, test)]
-    return probe_features(*features, factors or default_factors(test), floors=floors, **options)
+    return probe_features(*features, factors, floors=floors, **options)
 
 
 def probe_run(run: Run, train: ImageSet, test: ImageSet, factors: Sequence[str] | None = None, **options: Any):
@@ -77,8 +134,11 @@ def probe_floors(
 
     Returns:
         factor -> name of the floor -> score.
+
+    Raises:
+        ProbeError: no factors are named and the images have none.
     """
-    factors = factors or default_factors(test)
+    factors = _chosen_factors(factors, train, test, options.get("protocol"))
     pixels = probe_features(*pixel_features(train, test), factors, **options)
     random = probe_encoder(random_encoder(config or Config(), train), train, test, factors, shuffled=True, **options)
     return {
