@@ -8,6 +8,7 @@ import html
 import re
 from typing import Any
 
+NO_FORMULAS = 'class="mathjax_ignore tex2jax_ignore"'  # of an HTML tag: what is in it is no $mathematics$ to Jupyter
 _MARKDOWN = re.compile(r"([\\`*_\[\]~$|#]|^[-+])")
 
 

@@ -53,6 +53,31 @@ DATA = """name => { const all = [...document.querySelectorAll('.ciper-control .j
       text: plain(t.text), colour: plain(t.marker?.color) })),
     images: (figure.layout.images ?? []).map(i => i.source) } }"""
 
+# Every plain figure: whether it is live or still its PNG, whether there is anything in it, and how wide it is.
+PLAIN = """() => [...document.querySelectorAll('.jp-RenderedPlotly')].map(e => {
+    const picture = e.querySelector('img.plot-img');
+    const live = [...e.querySelectorAll('.plot-container')].some(p => p.style.display !== 'none');
+    return { live, drawn: live ? e.querySelectorAll('.trace, .main-svg image').length > 0 : picture.naturalWidth > 0,
+             width: live ? Number(e.querySelector('.main-svg').getAttribute('width')) : picture.width } })"""
+# Every figure of a control: what has points shows some, and what has none yet (a training's) has its axes.
+LIVE = """() => [...document.querySelectorAll('.ciper-control .js-plotly-plot')].map(e => {
+    const values = v => v?.length ?? v?._inputArray?.length ?? 0;
+    const full = (e.data ?? []).some(t => values(t.x) || values(t.y) || values(t.z));
+    return { drawn: !!e.querySelector('.main-svg') && e.data?.length > 0 &&
+             (!full || e.querySelectorAll('.trace, .points path, .hm image, .main-svg image').length > 0) } })"""
+# How many figures there must be: outputs of plotly's mimetype, and widgets as the kernel counts them.
+EXPECTED = """async () => {
+  const cells = window.jupyterapp.shell.currentWidget.content.model.cells; let plain = 0;
+  for (let i = 0; i < cells.length; i++) { const o = cells.get(i).outputs;
+    for (let j = 0; o && j < o.length; j++)
+      if (o.get(j).toJSON().data?.['application/vnd.plotly.v1+json']) plain++ }
+  const code = 'import ipywidgets, plotly.graph_objects as go';
+  const count = "sum(isinstance(w, go.FigureWidget) for w in ipywidgets.widgets.widget._instances.values())";
+  const kernel = window.jupyterapp.shell.currentWidget.sessionContext.session.kernel;
+  const reply = await kernel.requestExecute(
+    { code, silent: true, store_history: false, user_expressions: { count } }).done;
+  return { plain, live: Number(reply.content.user_expressions.count.data['text/plain']) } }"""
+
 
 def find_browser() -> str | None:
     """A Chromium of the system's packages, or None."""
@@ -132,13 +157,16 @@ def open_notebook(page: Page, url: str) -> None:
     page.wait_for_function(CONNECTED, timeout=60_000)
 
 
-def run_all(page: Page, seconds: float = 300) -> float:
-    """Runs all cells from the menu, as a reader does; the seconds that it took. A cell that fails is an error."""
+def run_all(page: Page, seconds: float = 300, may_fail: bool = False) -> float:
+    """Runs all cells from the menu, as a reader does; the seconds that it took. A cell that fails is an error, unless
+    it may: then all the others must have been run."""
     start = time.monotonic()
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-    page.wait_for_function(EXECUTED, timeout=1000 * seconds)
-    assert not page.evaluate(ERRORS), page.evaluate(ERRORS)
+    page.wait_for_function(
+        EXECUTED.replace("failed(cells)", "false", 1) if may_fail else EXECUTED, timeout=1000 * seconds
+    )
+    assert may_fail or not page.evaluate(ERRORS), page.evaluate(ERRORS)
     return time.monotonic() - start
 
 
@@ -161,6 +189,17 @@ def changes(page: Page, trace: str, act, seconds: float = 20) -> tuple[dict, dic
         page.wait_for_timeout(50)
     assert after != before, "the control was operated, and the figure's data did not change"
     return before, after
+
+
+def count_figures(page: Page, seconds: float = 60) -> dict[str, int]:
+    """How many figures there must be, and how many are drawn, plain ones and those of controls, once all are or the
+    time is over."""
+    expected, until = page.evaluate(EXPECTED), time.monotonic() + seconds
+    while True:
+        drawn = {name: sum(f["drawn"] for f in page.evaluate(js)) for name, js in (("plain", PLAIN), ("live", LIVE))}
+        if drawn == expected or time.monotonic() > until:
+            return {"expected": sum(expected.values()), "drawn": sum(drawn.values())}
+        page.wait_for_timeout(200)
 
 
 def artefact(name: str) -> Path:

@@ -3,11 +3,15 @@
 What is asserted is the data inside the figures: that a picture is there proves nothing about a callback.
 """
 
+import json
 import re
+from dataclasses import replace
+from pathlib import Path
 
 import nbformat
 import pytest
 from lab import (
+    PLAIN,
     artefact,
     changes,
     copy_notebook,
@@ -21,7 +25,10 @@ from lab import (
 from playwright.sync_api import expect
 
 from ciperlib.files import home
+from ciperlib.present import batch, exercises, explorer
+from ciperlib.present import page as exported
 from ciperlib.present.explorer import encoder_parts, find_portrait, map_parts
+from ciperlib.present.notebook import PLOTLY
 from ciperlib.present.page import write_page
 
 pytestmark = [
@@ -53,6 +60,9 @@ def lab(tmp_path_factory):
     for path in (home() / "notebooks").glob("[0-9]*.ipynb"):
         copy_notebook(path, folder)
     nbformat.write(broken_notebook(), folder / "broken.ipynb")
+    nbformat.write(student_s_copy(), folder / "student.ipynb")
+    nbformat.write(nasty_notebook(), folder / "nasty.ipynb")
+    nbformat.write(figure_notebook(), folder / "figures.ipynb")
     (folder / "start.md").write_text((home() / "notebooks" / "start.md").read_text())
     with serve_lab(folder) as url:
         yield url.format
@@ -227,6 +237,14 @@ def test_embeddings_and_both_explorers(lab, page):
     finish(page)
 
 
+def make_notebook(*sources):
+    """A notebook of these cells; the first one is that of the parameters."""
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    cells = [nbformat.v4.new_code_cell(source) for source in ("interactive = True  # live", *sources)]
+    cells[0].metadata.tags = ["parameters"]
+    return nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
+
+
 def broken_notebook():
     """An explorer whose callback fails."""
     source = (
@@ -235,9 +253,7 @@ def broken_notebook():
         "AlphaExplorer.choose = choose\n"
         "AlphaExplorer()"
     )
-    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    cells = [nbformat.v4.new_code_cell(source)]
-    return nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
+    return make_notebook(source)
 
 
 def test_a_broken_callback_fails_these_tests(lab, page):
@@ -248,6 +264,188 @@ def test_a_broken_callback_fails_these_tests(lab, page):
         changes(page, "synergy", lambda: press(slider(page, "alpha"), "ArrowLeft"), seconds=5)
     expect(page.get_by_role("alert")).to_contain_text("RuntimeError: planted")
     finish(page)
+
+
+def student_s_copy():
+    """As `make student` writes it: the exercise is not done yet."""
+    book = make_notebook(
+        "from ciperlib.present.exercises import check_synergy",
+        "def answer(i_a, i_c, h_a, h_c):\n    return i_a",
+        "print(check_synergy(answer))",
+        "print('and goes on')",
+    )
+    return exercises._for_students(book)
+
+
+def test_run_all_goes_on_after_an_exercise_that_is_not_done_and_shows_no_further_hint(lab, page):
+    open_notebook(page, lab("student.ipynb"))
+    run_all(page, may_fail=True)
+    shown = page.locator(".jp-OutputArea-output").all_inner_texts()
+    assert [text.strip() for text in shown if text.strip()] == [
+        "Not yet: the quadrants: who knows both variables has nothing left to be told; look at the other numbers",
+        "and goes on",
+    ]
+    finish(page)
+
+
+# --- figures without a kernel ----------------------------------------------------------------------------------------
+
+
+def figure_notebook():
+    """A figure with a PNG beside it, and one without: as where no browser is found to draw it."""
+    return make_notebook(
+        "import plotly.graph_objects as go\n"
+        "from ciperlib.present import drawing\n"
+        "from ciperlib.present.notebook import save_figure, setup\n"
+        "setup(interactive)\n"
+        "figure = go.Figure(go.Scatter(y=[1, 3, 2]), layout=dict(width=600, height=300))",
+        "save_figure(figure, 'with', 'With a PNG.')",
+        "drawing._session = drawing._Session(tries=drawing.TRIES, said=True)\n"
+        "save_figure(figure, 'without', 'Without a PNG.')",
+    )
+
+
+def test_figures_survive_saving_and_reopening_without_a_kernel(lab, page, tmp_path_factory):
+    open_notebook(page, lab("figures.ipynb"))
+    run_all(page)
+    page.wait_for_function(f"() => ({PLAIN})().every(f => f.drawn && f.width === 600)", timeout=20_000)
+    assert [figure["live"] for figure in page.evaluate(PLAIN)] == [False, True]
+    page.locator("img.plot-img").first.dispatch_event("mouseenter")  # and the picture comes to life
+    page.wait_for_function(f"() => ({PLAIN})().every(f => f.live && f.drawn)", timeout=20_000)
+    save(page)
+    page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.shutdown()")
+    page.reload()
+    page.locator(".jp-NotebookPanel:visible .jp-Cell").first.wait_for(timeout=60_000)
+    page.wait_for_function(f"() => ({PLAIN})().filter(f => f.drawn).length === 2", timeout=30_000)
+    page.screenshot(path=artefact("figures-reopened.png"))
+    assert page.problems == []
+    saved = saved_notebook(page)
+    bundles = [o["data"] for c in saved["cells"] for o in c.get("outputs", []) if PLOTLY in o.get("data", {})]
+    assert len(bundles) == 2
+    assert all("image/png" in bundle for bundle in bundles)  # where we draw none JupyterLab adds its own
+    assert "widgets" not in saved["metadata"]
+    assert len(json.dumps(saved)) < 300_000
+
+
+def save(page):
+    page.evaluate("() => window.jupyterapp.shell.currentWidget.context.save()")
+
+
+def saved_notebook(page):
+    """The open notebook's file, as the server has it."""
+    return page.evaluate(
+        "async () => (await window.jupyterapp.serviceManager.contents.get("
+        "window.jupyterapp.shell.currentWidget.context.path)).content"
+    )
+
+
+# --- texts that come from elsewhere ----------------------------------------------------------------------------------
+
+NASTY = (
+    '<img src=x onerror="window.pwned=1"><script>window.pwned=1</script>"><svg onload=window.pwned=1>'
+    '</script><script>window.pwned=1</script><!-- <b>b</b> <a href="javascript:window.pwned=1">a</a>'
+    " [x](javascript:window.pwned=1) $x$ %{y} *i*"
+)
+SAFE = """() => { if (window.pwned !== undefined) return 'a script of the data ran';
+    const places = [...document.querySelectorAll('a')].map(a => a.getAttribute('href') ?? '');
+    if (places.some(p => p.includes('pwned'))) return 'a link of the data';
+    const made = [...document.querySelectorAll('img, svg, script')].map(e => e.outerHTML.split('>')[0]);
+    return made.find(e => e.includes('pwned')) ?? '' }"""
+
+
+def nasty_notebook():
+    """Whatever can hold a text from elsewhere, holding one that is HTML, Markdown, a script, a formula, a template."""
+    return make_notebook(
+        f"NASTY = {NASTY!r}\n"
+        "from dataclasses import replace\n"
+        "import pandas as pd\n"
+        "import torch\n"
+        "from IPython.display import display\n"
+        "from ciperlib.analyse.results import ProbeResult\n"
+        "from ciperlib.analyse.embedding import fit_embedding\n"
+        "from ciperlib.analyse.features import as_features\n"
+        "from ciperlib.data import load_images\n"
+        "from ciperlib.present import drawing, explorer\n"
+        "from ciperlib.present.controls import AlphaExplorer, EmbeddingExplorer\n"
+        "from ciperlib.present.notebook import save_figure, setup\n"
+        "from ciperlib.present.pictures import plot_images\n"
+        "from ciperlib.present.plotting import plot_scores\n"
+        "setup(interactive)\n"
+        "drawing._session = drawing._Session(tries=drawing.TRIES, said=True)  # figures are drawn by the page",
+        "ProbeResult(NASTY, NASTY, .5, .4, .6, 9, 3, .3, NASTY, NASTY, floors={NASTY: .1})",
+        "row = dict(encoder=NASTY, method='yours', factor=NASTY, metric=NASTY, seed=0, value=.5, low=.4, high=.6)\n"
+        "save_figure(plot_scores(pd.DataFrame([row]), [NASTY], floors={NASTY: {NASTY: .2}}), 'scores', NASTY)",
+        "images = load_images('turntable', 'test', size=60)\n"
+        "save_figure(plot_images(images.images[:4], [NASTY] * 4), 'images', NASTY)",
+        "own = explorer.find_portrait()\n"
+        "own = replace(own, name=NASTY, synergy=own.synergy | {'verdict': NASTY})\n"
+        "explorer.load_portrait = lambda config: own\n"
+        "save_figure(explorer.plot_portrait(own), 'portrait', explorer.describe(own))",
+        "labels = {name: (NASTY,) * 60 for name in ('object', 'category', 'session')}\n"
+        "images = replace(images, labels=labels)\n"
+        "laid_out = fit_embedding(as_features(torch.randn(60, 3), images, 'made'), 'pca')\n"
+        "if interactive:\n"
+        "    control = AlphaExplorer()\n"
+        "    control.own.options = [('of the zoo', ''), (NASTY, NASTY)]\n"
+        "    control.say(NASTY, warning=True)\n"
+        "    walk = EmbeddingExplorer(laid_out, images)\n"
+        "    display(control, walk)\n"
+        "    walk.join([0])",
+    )
+
+
+def literal(page, words, drawn):
+    """The text is shown as it is at least so often: in words and lists, and in figures."""
+    shown = page.evaluate(
+        """() => [...document.querySelectorAll('p, td, th, em, option, [role=alert], .widget-html-content, #about')]
+        .map(e => e.textContent).join(' ')"""
+    )
+    assert shown.replace("\xa0", " ").count(NASTY) >= words
+    assert " ".join(page.locator("svg text").all_text_contents()).count(NASTY) >= drawn
+
+
+def test_texts_from_elsewhere_are_shown_as_they_are_in_jupyterlab(lab, page):
+    open_notebook(page, lab("nasty.ipynb"))
+    run_all(page)
+    figure_of(page, "synergy")
+    page.wait_for_function(f"() => ({PLAIN})().length === 3 && ({PLAIN})().every(f => f.drawn)")
+    for plot in page.locator(".js-plotly-plot .nsewdrag").all():
+        plot.hover(force=True)  # hover texts are texts, too
+        page.wait_for_timeout(200)
+    literal(page, words=14, drawn=10)
+    assert page.evaluate(SAFE) == ""
+    page.screenshot(path=artefact("nasty-lab.png"))
+    finish(page)
+
+
+def test_texts_from_elsewhere_are_shown_as_they_are_in_a_batch_s_page(tmp_path):
+    nbformat.write(nasty_notebook(), tmp_path / "nasty.ipynb")
+    record = batch.run(tmp_path / "nasty.ipynb", output=tmp_path / "out")
+    with open_browser() as page:
+        page.goto((tmp_path / "out" / Path(record.folder).name / "nasty.html").as_uri())
+        page.wait_for_function("() => document.querySelectorAll('.js-plotly-plot .main-svg').length >= 3")
+        literal(page, words=8, drawn=9)
+        assert page.evaluate(SAFE) == ""
+        page.screenshot(path=artefact("nasty-batch.png"), full_page=True)
+
+
+def test_texts_from_elsewhere_are_shown_as_they_are_in_the_exported_page(tmp_path, monkeypatch):
+    own, (alphas, seeds, things) = find_portrait(), explorer.choices()
+    nasty = replace(own, name=NASTY, synergy=own.synergy | {"verdict": NASTY})
+    monkeypatch.setattr(explorer, "load_portrait", lambda config: replace(nasty, config=config))
+    monkeypatch.setattr(exported, "load_portrait", explorer.load_portrait)
+    monkeypatch.setattr(explorer, "choices", lambda: (alphas, seeds, [NASTY] * len(things)))
+    path = write_page(tmp_path / "explorer.html")
+    with open_browser() as page:
+        page.goto(path.as_uri())
+        changes(page, "synergy", lambda: press(page.get_by_label("look at"), "ArrowDown"))
+        literal(page, words=len(things) + 1, drawn=1)
+        assert page.evaluate(SAFE) == ""
+        assert page.problems == []
+        page.screenshot(path=artefact("nasty-page.png"))
+
+
+# --- the exported page -----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

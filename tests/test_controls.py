@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import threading
+from dataclasses import replace
 
 import ipywidgets as widgets
 import numpy as np
@@ -13,14 +14,17 @@ import torch
 from conftest import wait_until
 
 from ciperlib.analyse.portrait import PORTRAIT, PortraitError, portrayed
-from ciperlib.config import Config, ConfigError
+from ciperlib.config import METHODS, Config, ConfigError
 from ciperlib.data import load_images
 from ciperlib.learn.runs import PACKED, find_run, read_state, runs_root, zoo_root
 from ciperlib.learn.training import fit
+from ciperlib.markup import as_html
 from ciperlib.present import explorer as plain
 from ciperlib.present import page
 from ciperlib.present.controls import AlphaExplorer, AugmentationStudio, TrainYourOwn
 from ciperlib.present.controls.elements import Control, LiveFigure
+from ciperlib.present.controls.training import Training
+from ciperlib.present.plotting import BOOKKEEPING, COLOURS, GREY
 from ciperlib.present.studio import changeable, make_studio_augmentation, plot_studio
 
 SHORT = dict(train_size=256, batch_size=64, epochs=2)
@@ -44,7 +48,9 @@ def as_plain(figure):
 
 @pytest.mark.parametrize("static", [False, True])
 def test_one_choice_moves_all_and_shows_what_the_plain_call_shows(static, monkeypatch):
-    monkeypatch.setattr("ciperlib.present.notebook.to_png", lambda figure: b"")  # another test asks what is drawn
+    monkeypatch.setattr(
+        "ciperlib.present.notebook.to_png", lambda figure, scale: None
+    )  # another test asks what is drawn
     control = AlphaExplorer(static=static)
     control.alpha.index = 1
     control.seed.index = 2
@@ -58,7 +64,7 @@ def test_one_choice_moves_all_and_shows_what_the_plain_call_shows(static, monkey
     assert as_plain(control.view.figure) == as_plain(expected)
     assert control.alpha.disabled
     assert control.typed.disabled
-    assert control.about.value == plain.describe(plain.find_portrait(**choice))
+    assert control.about.value == as_html(plain.describe(plain.find_portrait(**choice)))
     assert control.error is None
 
 
@@ -151,22 +157,46 @@ def test_a_callback_that_raises_becomes_a_sentence(monkeypatch, capsys):
     assert "SimCLR" in control.about.value
 
 
-def test_what_a_sentence_quotes_cannot_become_markup():
+def test_what_a_control_says_cannot_become_markup(monkeypatch):
     control = Control()
     control.say("<b>no</b>")
     assert "&lt;b&gt;" in control.message.value
+    own = plain.find_portrait()
+    monkeypatch.setattr(plain, "load_portrait", lambda config: replace(own, synergy=own.synergy | {"verdict": "<b>x"}))
+    explorer = AlphaExplorer()
+    assert "&lt;b&gt;x" in explorer.about.value
+    assert "<b>" not in explorer.about.value
+    (verdict,) = explorer.view.figure.select_traces({"name": "verdict"})
+    assert verdict.text[0].startswith("&lt;b&gt;x<br>")
+
+
+def test_what_is_said_stands_above_the_figure():
+    """Below it, it was below the screen."""
+    explorer = AlphaExplorer()
+    places = explorer.children
+    assert places.index(explorer.message) < places.index(explorer.view)
+
+
+def test_an_alpha_that_is_typed_for_views_that_lack_it_is_said():
+    """The slider's move, which the typing makes, has its say; the typing's own silence must not wipe it out."""
+    explorer = AlphaExplorer(augmentations="flip,jitter,grayscale")
+    before = as_plain(explorer.view.figure)
+    explorer.typed.value = 10
+    assert "only alpha 1, not 10" in explorer.message.value
+    assert isinstance(explorer.error, PortraitError)
+    assert as_plain(explorer.view.figure) == before
 
 
 def test_a_static_figure_is_drawn_in_an_output(monkeypatch):
     drawn = []
     show_figure = "ciperlib.present.controls.elements.show_figure"
-    monkeypatch.setattr(show_figure, lambda figure, live: drawn.append((figure, live)))
+    monkeypatch.setattr(show_figure, lambda figure: drawn.append(figure))
     control = AlphaExplorer(static=True)
     control.alpha.index = 0
     assert isinstance(control.view.children[0], widgets.Output)
     assert isinstance(control.alpha, widgets.Dropdown)
-    assert [live for _, live in drawn] == [False, False]
-    assert drawn[-1][0] is control.view.figure
+    assert len(drawn) == 2
+    assert drawn[-1] is control.view.figure
 
 
 def test_only_what_differs_is_sent(monkeypatch):
@@ -269,6 +299,14 @@ def test_figures_change_in_place_where_they_can(images):
 # --- training --------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(autouse=True)
+def _no_training_outlives_its_test():
+    yield
+    if Training.running is not None:
+        Training.running.stopping.set()
+        Training.running.thread.join(60)
+
+
 def test_training_stops_goes_on_and_ends_as_if_never_stopped():
     choices = dict(train_size=256, batch_size=64, width=4, projector_width=16, predictor_width=16, seed=5)
     expected = fit(Config(alpha=0.5, epochs=12, **choices), runs_root() / "uninterrupted").load_encoder().state_dict()
@@ -294,7 +332,8 @@ def test_training_stops_goes_on_and_ends_as_if_never_stopped():
 
 
 def test_two_trainings_and_stopping_none():
-    first, second = (TrainYourOwn(width=4, alpha=alpha, **SHORT | {"epochs": 500}) for alpha in (2.0, 3.0))
+    first = TrainYourOwn(width=4, alpha=2.0, **SHORT | {"epochs": 500})
+    second = TrainYourOwn(width=4, alpha=3.0, **SHORT)
     first.start()
     second.attempt(second.start)
     assert "another training runs" in second.message.value
@@ -306,6 +345,71 @@ def test_two_trainings_and_stopping_none():
     assert threading.active_count() < 20
 
 
+def test_a_cell_that_is_run_again_takes_the_running_training_over():
+    """Else nothing on the page could stop it."""
+    choices = dict(width=4, alpha=2.5, **SHORT | {"epochs": 500})
+    first = TrainYourOwn(**choices)
+    first.start()
+    wait_until(lambda: first.bar.value > 0)
+    second = TrainYourOwn(**choices)
+    assert second.training is first.training
+    assert (second.train.disabled, second.stop.disabled) == (True, False)
+    assert (first.train.disabled, first.stop.disabled) == (False, True)
+    assert "made after this one" in first.message.value
+    assert second.bar.value > 0
+    curve = lambda control: list(control.view.figure.data[0].x)  # noqa: E731
+    wait_until(lambda: len(curve(second)) > len(curve(first)) > 0)
+    second.halt()
+    second.wait()
+    assert "Stopped after epoch" in second.message.value
+    assert not second.train.disabled
+    assert Training.running is None
+
+
+@pytest.mark.parametrize("method", [method for method in METHODS if method != "random"])
+def test_every_method_can_be_trained_and_is_drawn_term_by_term(method):
+    rates = {"sie": {"learning_rate": 0.001}, "clever": {"learning_rate": 0.001}}.get(method, {})
+    control = TrainYourOwn(method=method, **dict(train_size=64, batch_size=32, epochs=2, width=4, **rates))
+    control.start()
+    control.wait()
+    assert control.error is None
+    assert "Done" in control.message.value
+    terms = [name for name in control.run.history if name not in BOOKKEEPING]
+    assert len(terms) == len(control.view.figure.data)
+    for term, trace in zip(terms, control.view.figure.data):
+        assert list(trace.y) == pytest.approx(list(control.run.history[term]))
+
+
+def test_a_picture_that_fails_does_not_end_the_training(monkeypatch, capsys):
+    monkeypatch.setattr("ciperlib.present.controls.training.plot_history", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        TrainYourOwn()
+    monkeypatch.undo()
+    control = TrainYourOwn(width=4, alpha=2.75, **SHORT)
+    monkeypatch.setattr("ciperlib.present.controls.training.plot_history", lambda *_, **__: 1 / 0)
+    control.start()
+    control.wait()
+    assert find_run(control.config()) is not None
+    assert "ZeroDivisionError" in control.message.value + capsys.readouterr().err
+    assert not control.train.disabled
+
+
+def test_the_curve_before_stays_dimmed_and_going_on_is_no_other_training():
+    control = TrainYourOwn(width=4, alpha=0.125, **SHORT)
+    control.start()
+    control.wait()
+    control.alpha.value = 0.375
+    control.start()
+    control.wait()
+    names = {trace.name: trace for trace in control.view.figure.data}
+    assert list(names) == ["before: CIPER 0.125, image aug.", "CIPER"]
+    assert names["before: CIPER 0.125, image aug."].line.color == GREY
+    assert names["CIPER"].line.color == COLOURS["ciper"]
+    control.start()  # the same again
+    control.wait()
+    assert [trace.name for trace in control.view.figure.data] == ["before: CIPER 0.125, image aug."] * 2 + ["CIPER"] * 2
+
+
 def test_wrong_values_and_missing_images_are_said(monkeypatch, tmp_path):
     control = TrainYourOwn(**SHORT)
     for name, value, says in (("alpha", -1.0, "out of range"), ("epochs", 0, "out of range")):
@@ -313,7 +417,7 @@ def test_wrong_values_and_missing_images_are_said(monkeypatch, tmp_path):
         before, part.value = part.value, value
         control.attempt(control.start)
         assert says in control.message.value
-        assert TrainYourOwn.running is None
+        assert Training.running is None
         part.value = before
     for box in control.steps.values():
         box.value = False

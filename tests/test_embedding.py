@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +15,7 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import trustworthiness as sklearn_trustworthiness
 from sklearn.neighbors import NearestNeighbors
 
+from ciperlib.analyse import embedding
 from ciperlib.analyse.embedding import (
     EmbeddingError,
     fit_embedding,
@@ -159,3 +163,37 @@ def test_the_share_of_variance_within_a_factor():
     noise = float(matrix[:, 1].var(correction=0))
     assert share_within(features, "object") == pytest.approx(noise / (25 + noise), rel=0.1)
     assert share_within(features, "half") > 0.98
+
+
+READ_ONLY = """
+from numba.core import caching
+def refuse(self): raise OSError("read-only file system")
+caching.InTreeCacheLocator.ensure_cache_path = caching.UserWideCacheLocator.ensure_cache_path = refuse
+import torch
+from ciperlib.analyse.embedding import fit_embedding
+from ciperlib.analyse.features import Features
+rows = torch.arange(40)
+features = Features(torch.randn(40, 5), {"object": rows % 3}, rows, rows, name="made", encoder_fingerprint="x")
+print(len(fit_embedding(features).points))
+"""
+
+
+@pytest.mark.slow
+def test_pacmap_runs_in_an_environment_that_cannot_be_written(tmp_path):
+    """Half a minute, in which it is compiled anew."""
+    variables = {**os.environ, "TMPDIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", READ_ONLY], env=variables, capture_output=True, text=True)
+    assert done.stdout.strip() == "40", done.stderr
+    assert list(tmp_path.glob("ciper-numba-*/*"))
+
+
+def test_compiled_code_is_kept_in_nobody_else_s_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    own = Path(embedding._private_folder())
+    assert own.parent == tmp_path
+    assert embedding._private_folder() == str(own)
+    own.chmod(0o777)  # anybody could have put something there
+    assert embedding._private_folder() != str(own)
+    own.rmdir()
+    own.symlink_to(tmp_path)
+    assert embedding._private_folder() != str(own)

@@ -1,7 +1,9 @@
 """The frame: two lists of dependencies that agree, files that every checkout needs, and what must not be in it."""
 
+import ast
 import re
 import subprocess
+import sys
 import tomllib
 
 import pytest
@@ -61,13 +63,56 @@ def test_the_readme_names_commands_that_exist():
         assert re.search(rf"^{target}:", makefile, re.M), target
 
 
+ROOMS = ("data", "learn", "analyse", "present")
+
+
+def imports_of(path, package):
+    """Every module and name that a file imports, by its whole name: relative or not, inside functions and by string."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package.split(".")[: -node.level + 1 or None] if node.level else []
+            source = ".".join([*base, *([node.module] if node.module else [])])
+            found |= {f"{source}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and re.fullmatch(r"[\w.]+", node.value):
+            found.add(node.value)  # of importlib.import_module
+    return found
+
+
+def later_rooms(path):
+    """Rooms that a file of the library uses and that lie behind its own."""
+    parts = path.relative_to(home()).with_suffix("").parts
+    later = ROOMS[ROOMS.index(parts[1]) + 1 :]
+    names = imports_of(path, ".".join(parts[:-1]))
+    return {room for room in later for name in names if re.match(rf"ciperlib\.{room}(\.|$)", name)}
+
+
 def test_rooms_import_backwards_only():
-    """data -> learn -> analyse -> present: a room may use those before it."""
-    rooms = ["data", "learn", "analyse", "present"]
-    for place, room in enumerate(rooms):
-        later = "|".join(rooms[place + 1 :])
-        for path in (home() / "ciperlib" / room).glob("*.py"):
-            assert not later or not re.search(rf"ciperlib\.({later})\b", path.read_text()), path
+    """data -> learn -> analyse -> present: a room may use those before it, and so may its subfolders."""
+    files = [path for room in ROOMS for path in (home() / "ciperlib" / room).rglob("*.py")]
+    assert {"turntable", "controls"} <= {path.parent.name for path in files}
+    assert not {str(path): later for path in files if (later := later_rooms(path))}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import ciperlib.present.plotting",
+        "from ciperlib.analyse import probes",
+        "from ciperlib import present",
+        "from ...learn.runs import load_run",
+        "def f():\n    from ciperlib.learn.runs import load_run",
+        "importlib.import_module('ciperlib.analyse.probes')",
+    ],
+)
+def test_an_import_of_a_later_room_is_found_in_a_subfolder(line, tmp_path, monkeypatch):
+    path = tmp_path / "ciperlib" / "data" / "turntable" / "planted.py"
+    path.parent.mkdir(parents=True)
+    path.write_text(line)
+    monkeypatch.setattr(sys.modules[__name__], "home", lambda: tmp_path)
+    assert later_rooms(path)
 
 
 def test_no_large_files_in_the_repository():

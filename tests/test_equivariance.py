@@ -13,7 +13,10 @@ from conftest import QuarterColours, make_noise_images
 from ciperlib.analyse.actions import chance_mrr, distances, fit_action, reciprocal_ranks
 from ciperlib.analyse.equivariance import (
     EquivarianceError,
+    Measure,
+    _turn_error,
     evaluate_equivariance,
+    judge,
     measure_equivariance,
     shuffle_levels,
     take,
@@ -167,6 +170,60 @@ def test_the_turn_error_is_that_of_quaternions():
     assert lost == pytest.approx(0.5, abs=0.1)  # a turn at random
 
 
+@pytest.mark.parametrize("m", [4, 5, 8])
+def test_the_turn_error_by_a_loop_over_quaternions(m):
+    """1 - <q, q'>^2 of turns about the vertical, q = (cos(t / 2), 0, 0, sin(t / 2)); levels 1 to m - 1 are told
+    apart."""
+    gaps = torch.rand(20, m - 1, m - 1, generator=torch.Generator().manual_seed(m))
+    expected = []
+    for image in gaps:
+        for a in range(m - 1):
+            turns = [2 * math.pi * (1 + level) / m for level in (a, int(image[a].argmin()))]
+            q, r = ((math.cos(t / 2), math.sin(t / 2)) for t in turns)
+            expected.append(1 - (q[0] * r[0] + q[1] * r[1]) ** 2)
+    assert _turn_error(gaps) == pytest.approx(sum(expected) / len(expected))
+    off_by_one = 1 - torch.eye(m - 1).roll(1, 1)[None]  # the next level, and of the last one the first: two steps
+    shares = [math.sin(math.pi / m) ** 2] * (m - 2) + [math.sin(2 * math.pi / m) ** 2]
+    assert _turn_error(off_by_one) == pytest.approx(sum(shares) / (m - 1))
+
+
+def verdict(error=(0.5, 0.45, 0.55), known=(0.3, 0.25, 0.35), kept=(0.2, 0.15, 0.25), gain=(0.1, 0.05, 0.15), **facts):
+    measured = measure_equivariance(made("additive", n=64))
+    numbers = dict(invariance_error=error, kept=kept, gain=gain)
+    numbers = {name: Measure(*values) for name, values in numbers.items()}
+    facts = {"n": 200, "fitted": 200, "d": 100, "levels": 4, **facts}
+    return judge(replace(measured, decodable={"view": Measure(*known)}, **numbers, **facts))
+
+
+NONE, LITTLE = (0.02, -0.02, 0.09), (0.05, -0.02, 0.12)
+
+
+@pytest.mark.parametrize(
+    ("facts", "expected"),
+    [
+        ({}, "re-encoded"),
+        ({"error": (0.05, 0.02, 0.09)}, "invariant"),
+        ({"error": (0.05, 0.02, 0.11)}, "unresolved"),  # the interval holds the line, a tenth
+        ({"error": (0.15, 0.09, 0.2)}, "unresolved"),
+        ({"known": (0.2, 0.09, 0.3)}, "unresolved"),  # a tenth of what there is to know
+        ({"gain": (0.1, -0.01, 0.2)}, "unresolved"),
+        ({"known": NONE}, "lost"),
+        ({"known": LITTLE}, "unresolved"),
+        ({"known": NONE, "kept": (0.4, 0.3, 0.51)}, "unresolved"),  # half of h
+        ({"known": NONE, "kept": (0.4, 0.3, 0.49)}, "lost"),
+        ({"known": NONE, "fitted": 149}, "unresolved"),  # three images for two dimensions
+        ({"known": NONE, "fitted": 150}, "lost"),
+        ({"known": NONE, "levels": 2, "kept": (0.6, 0.51, 0.7)}, "re-encoded"),  # of two levels the map is enough
+        ({"known": NONE, "levels": 2, "kept": (0.6, 0.49, 0.7)}, "unresolved"),
+        ({"n": 29}, "unresolved"),
+        ({"n": 30}, "re-encoded"),
+        ({"kept": (math.nan,) * 3}, "unresolved"),
+    ],
+)
+def test_the_lines_of_the_verdict_are_where_the_docstring_says(facts, expected):
+    assert verdict(**facts) == expected
+
+
 def test_health():
     g = torch.Generator().manual_seed(0)
     x = torch.randn(4000, 6, generator=g)
@@ -229,15 +286,35 @@ def test_what_cannot_be_measured_is_said():
         local_sensitivity(QuarterColours(), images, "azimuth")
 
 
-def test_the_local_sensitivity_holds_still_and_knows_its_units():
+def test_the_local_sensitivity_of_a_blurred_picture_holds_still():
     """Of an encoder that sees a smooth blur of the picture, it changes little with the step."""
     images = load_images("turntable", "test", size=30)
     value, step, still = local_sensitivity(QuarterColours(), images, "elevation")
     assert still
-    assert value > 0
     assert step <= 0.1
     again, _, _ = local_sensitivity(QuarterColours(), images, "elevation", step=2 * step)
     assert again == pytest.approx(value, rel=0.3)
+
+
+@pytest.mark.parametrize(("factor", "slope"), [("elevation", 3.0), ("azimuth", -0.5), ("distance", 20.0)])
+def test_the_local_sensitivity_of_a_representation_that_is_the_factor(factor, slope, monkeypatch):
+    """h = (slope * t, 0, ...): |dh/dt| is |slope|, the spread of h is |slope| times that of the factor, and the answer
+    is one over the latter, with any step."""
+
+    def read(_encoder, images):
+        columns = torch.zeros(len(images), 4)
+        columns[:, 0] = slope * images.factors[factor]
+        return Features(columns, images.factors, images.ids, images.groups)
+
+    def move(images, name, by):
+        return replace(images, factors={**images.factors, name: images.factors[name] + by})
+
+    monkeypatch.setattr("ciperlib.analyse.sensitivity.extract_features", read)
+    monkeypatch.setattr("ciperlib.analyse.sensitivity._moved", move)
+    images = load_images("turntable", "test", size=40)
+    value, step, still = local_sensitivity(None, images, factor)
+    assert value == pytest.approx(1 / float(images.factors[factor].double().std(correction=0)), rel=1e-3)
+    assert (step, still) == (0.05, True)  # the first halving changes nothing
 
 
 def test_parts_of_the_turntable_s_range():

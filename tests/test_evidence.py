@@ -1,5 +1,6 @@
 """Where an encoder looks, tested against encoders of which it is known; its arithmetic, against closed forms."""
 
+import pandas as pd
 import pytest
 import torch
 from captum.attr import Occlusion
@@ -52,6 +53,34 @@ def test_planted_encoders_get_the_right_verdict(world):
         assert found["pixels on the object"] == (1 if channel == 0 else 0)
         kept = evidence.OTHER_PLACE if channel == 0 else evidence.HIDDEN
         assert found[f"kept, {kept}"] > (0.999 if channel == 0 else 0.5)
+
+
+def judged(pixels, swapped, hidden, accuracy=(0.8, 0.9)):
+    """The verdict where the area is .3 and the intervals of the three measures are as given."""
+    names = ("accuracy", "pixels on the object", f"kept, {evidence.OTHER_PLACE}", f"kept, {evidence.HIDDEN}")
+    rows = [{"measure": n, "value": sum(i) / 2, "low": i[0], "high": i[1]}
+            for n, i in zip(names, (accuracy, pixels, swapped, hidden))]  # fmt: skip
+    return evidence.judge(pd.DataFrame([*rows, {"measure": "area", "value": 0.3, "low": 0.2, "high": 0.4}]), 0.1)
+
+
+MORE, LESS, SOME = (0.5, 0.6), (0.1, 0.2), (0.25, 0.35)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "swapped", "hidden", "verdict"),
+    [
+        (MORE, MORE, LESS, "object"),
+        (LESS, LESS, MORE, "surroundings"),
+        (MORE, LESS, MORE, "unresolved"),  # the map alone proves nothing
+        (LESS, MORE, LESS, "unresolved"),
+        (SOME, MORE, LESS, "unresolved"),  # an interval that holds the area
+        (MORE, (0.4, 0.6), (0.2, 0.45), "unresolved"),  # intervals that overlap
+        (LESS, (0.2, 0.45), (0.4, 0.6), "unresolved"),
+    ],
+)
+def test_map_and_experiment_have_to_agree(pixels, swapped, hidden, verdict):
+    assert judged(pixels, swapped, hidden) == verdict
+    assert judged(pixels, swapped, hidden, accuracy=(0.05, 0.9)) == "nothing"  # the interval reaches down to chance
 
 
 def test_weights_drawn_again_are_blind_to_nothing(world):

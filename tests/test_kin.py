@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from conftest import TINY, make_noise_images
 from test_objectives import make
 
-from ciperlib.config import Config
-from ciperlib.learn import losses
+from ciperlib.config import ALPHAS, INVARIANT_SHARES, Config
+from ciperlib.learn import distillation, kin, losses
 from ciperlib.learn.augment import Augmentation, ParameterSpec
 from ciperlib.learn.distillation import LOCAL_VIEWS, TEACHER_MOMENTUM
 from ciperlib.learn.kin import SIE_WEIGHTS, difference_loss, half_size
@@ -66,7 +66,7 @@ def test_orthogonality_of_the_batch_or_of_each():
 
 @pytest.mark.parametrize("augmentations", [IMAGE, ("pose", "session", "flip"), ("pose",)])
 def test_what_leads_from_one_view_to_the_other(augmentations):
-    images, config = make_noise_images(), Config(**{**TINY, "augmentations": augmentations})
+    images, config = make_noise_images(), Config(**{**TINY, "train_size": 1000, "augmentations": augmentations})
     augmentation, index = make_augmentation(config, images), torch.arange(16)
     generator = torch.Generator().manual_seed(0)
     first, second = (augmentation(images, index, generator) for _ in range(2))
@@ -310,6 +310,33 @@ def test_the_kin_train_and_go_on_where_they_were(method, tmp_path, monkeypatch):
     for name in ("encoder.safetensors", "heads.safetensors"):
         assert (whole.folder / name).read_bytes() == (parts.folder / name).read_bytes()
     assert whole.load_encoder().representation_size == 8 * config.width
+
+
+def test_the_papers_constants():
+    """Of the losses above, written out here: a test that reads the library's own number would follow it anywhere."""
+    assert SIE_WEIGHTS == {  # arXiv 2302.10283, of its public code: lambda_inv, lambda_equi, lambda_V twice, lambda_C
+        "invariance": 10.0,
+        "equivariance": 10.0,
+        "variance": 10.0,
+        "prediction_variance": 10.0,
+        "covariance": 1.0,
+    }
+    assert kin.EQUIMOD_TEMPERATURE == 0.2  # arXiv 2211.01244
+    assert (TEACHER_MOMENTUM, distillation.CENTRE_MOMENTUM) == (0.996, 0.9)  # arXiv 2104.14294
+    assert (distillation.TEACHER_TEMPERATURE, distillation.STUDENT_TEMPERATURE) == (0.04, 0.1)
+    assert distillation.REGULARISATION == 0.001  # arXiv 2406.00262
+    assert {name: ALPHAS[name] for name in ("essl", "augself", "equimod", "sie", "clever")} == {
+        "essl": 0.4, "augself": 1.0, "equimod": 1.0, "sie": 0.45, "clever": 1.0,
+    }  # fmt: skip
+    assert INVARIANT_SHARES == {"sie": 0.5, "clever": 0.8}
+
+
+@pytest.mark.parametrize("alpha", [0.1, 2.0])
+def test_clever_s_total_is_its_terms_with_their_weights(alpha):
+    objective, batch = make("clever", norm="group", alpha=alpha)
+    found = objective(batch)
+    weights = {"distillation": 1.0, "orthogonality": alpha, "regularisation": 0.001}
+    torch.testing.assert_close(found.total, sum(weights[name] * term for name, term in found.terms.items()))
 
 
 def test_each_method_is_one_short_class():

@@ -142,6 +142,17 @@ def test_heads_are_seeded_by_name():
     assert len(ciper) > len(simclr)
 
 
+@pytest.mark.parametrize("augmentations", [KINDS[0], ("pose", "session", "crop")])
+@pytest.mark.parametrize("method", [method for method in OBJECTIVES if method != "random"])
+def test_every_weight_that_is_drawn_is_drawn_by_the_seed(method, augmentations):
+    """Of the encoder and of each head: what is not the same everywhere (a scale of 1, a bias of 0) is another one."""
+    first, again, other = (dict(make(method, augmentations, seed=seed)[0].named_parameters()) for seed in (0, 0, 1))
+    for name, parameter in first.items():
+        assert torch.equal(parameter, again[name]), name
+        if len(parameter.unique()) > 2:  # of a hypernetwork's bias, the identity
+            assert not torch.equal(parameter, other[name]), name
+
+
 def test_fixed_standardisation_uses_the_constants_it_was_given():
     objective, batch = make("predictive", standardisation="fixed", norm="group")
     parameters = torch.cat([view.parameters for view in batch.views])

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from ciperlib.analyse import portrait as portraits
 from ciperlib.analyse.portrait import (
+    FLOORS,
     PORTRAIT,
     PortraitError,
     Sitting,
@@ -18,12 +19,13 @@ from ciperlib.analyse.portrait import (
     make_portrait,
     portrayed,
     read_floors,
+    read_or_make,
     read_portrait,
     write_portrait,
 )
 from ciperlib.config import Config
 from ciperlib.files import home
-from ciperlib.learn.runs import find_run, load_run, zoo_root
+from ciperlib.learn.runs import DIGESTS, find_run, load_run, zoo_root
 from ciperlib.learn.training import fit
 
 
@@ -82,9 +84,15 @@ def test_it_is_written_and_read_to_the_bit(small, tmp_path):
     assert torch.equal(again.points, own.points)
     assert torch.equal(again.maps, own.maps)
     assert (again.scores, again.synergy) == (own.scores, own.synergy)
+    assert (again.images, again.pixels) == (own.images, own.pixels)
+    assert again.is_of(_sitting)
 
 
-@pytest.mark.parametrize("harm", ["missing", "truncated", "changed", "another's", "not a portrait"])
+@pytest.mark.parametrize(
+    "harm",
+    ["missing", "truncated", "changed", "another's", "not a portrait", "a folder", "text", "{}", "verdict", "score",
+     "no score", "a list"],
+)  # fmt: skip
 def test_a_damaged_portrait_is_named(small, tmp_path, harm):
     _sitting, run, own, _steps = small
     path = tmp_path / PORTRAIT
@@ -99,6 +107,19 @@ def test_a_damaged_portrait_is_named(small, tmp_path, harm):
         path.write_bytes(content)
     elif harm == "not a portrait":
         save_file({"points": own.points, "maps": own.maps}, path)
+    elif harm == "a folder":
+        path.unlink()
+        path.mkdir()
+    elif harm in ("text", "{}"):
+        path.write_text(harm)
+    elif harm in ("verdict", "score"):  # one letter, one digit: its checksum is over them, too
+        word = own.synergy["verdict"] if harm == "verdict" else str(own.scores["category"])[:5]
+        path.write_bytes(bytes(content).replace(word.encode(), word[:-1].encode() + b"7"))
+        assert path.read_bytes() != content
+    elif harm == "no score":
+        write_portrait(tmp_path, dataclasses.replace(own, scores={}))
+    elif harm == "a list":
+        write_portrait(tmp_path, dataclasses.replace(own, scores=[1], synergy=[]))
     with pytest.raises(PortraitError, match="make zoo") as error:
         read_portrait(tmp_path, run.config)
     assert str(tmp_path) in str(error.value)
@@ -106,13 +127,78 @@ def test_a_damaged_portrait_is_named(small, tmp_path, harm):
 
 def test_a_portrait_of_other_images_is_refused(small):
     sitting, _run, own, _steps = small
-    with pytest.raises(PortraitError, match="other images"):
-        as_embedding(dataclasses.replace(own, points=own.points[1:]), sitting)
+    for other in (dict(points=own.points[1:]), dict(images="0" * 16)):
+        with pytest.raises(PortraitError, match="other images"):
+            as_embedding(dataclasses.replace(own, **other), sitting)
 
 
-def test_missing_floors_are_named(tmp_path, monkeypatch):
+def test_which_images_does_not_depend_on_the_machine_and_pixels_do(small, monkeypatch):
+    sitting, _run, own, _steps = small
+    again = Sitting(train_size=300, test_size=500)
+    again._unseen.images.add_(1)  # as another machine renders them
+    assert own.is_of(sitting)
+    assert again.images == sitting.images
+    assert not own.is_of(again)
+    assert dataclasses.replace(own, pixels="").is_of(again)
+    assert Sitting(train_size=400, test_size=500).images != sitting.images
+    monkeypatch.setattr(portraits, "VERSION", portraits.VERSION + 1)
+    assert Sitting(train_size=300, test_size=500).images != sitting.images
+
+
+def test_a_portrait_of_other_pixels_is_made_again_where_it_was_made_here(small, tmp_path, monkeypatch):
+    sitting, run, own, _steps = small
+    monkeypatch.setattr(portraits, "make_portrait", lambda *_, **__: own)
+    folder = tmp_path / run.name
+    shutil.copytree(run.folder, folder)
+    here = dataclasses.replace(run, folder=folder)
+    write_portrait(folder, dataclasses.replace(own, pixels="0" * 16))
+    assert read_or_make(here, sitting).pixels == own.pixels
+    # the zoo's may have been rendered elsewhere, and is never replaced
     monkeypatch.setenv("CIPER_ZOO", str(tmp_path))
-    with pytest.raises(PortraitError, match=r"floors\.json"):
+    write_portrait(folder, dataclasses.replace(own, pixels="0" * 16))
+    assert read_or_make(here, sitting).points.equal(own.points)
+    write_portrait(folder, dataclasses.replace(own, images="0" * 16))
+    before = (folder / PORTRAIT).read_bytes()
+    with pytest.raises(PortraitError, match="other images"):
+        read_or_make(here, sitting)
+    assert (folder / PORTRAIT).read_bytes() == before
+
+
+def test_the_zoo_s_portraits_are_of_the_images_that_this_version_renders():
+    """Who changes them raises the turntable's VERSION, and makes portraits anew."""
+    assert Sitting().images == portraits.SHIPPED_IMAGES
+    assert load_portrait(portrayed()[0]).is_of(Sitting())
+
+
+def test_every_flipped_bit_of_a_shipped_portrait_s_text_is_found(tmp_path, monkeypatch):
+    """Its own digest was over its tensors alone; a table beside the zoo vouches for the file."""
+    config = portrayed()[0]
+    shutil.copytree(zoo_root() / config.name, tmp_path / config.name)
+    shutil.copy(zoo_root() / DIGESTS, tmp_path)
+    monkeypatch.setenv("CIPER_ZOO", str(tmp_path))
+    path = tmp_path / config.name / PORTRAIT
+    load_portrait(config)
+    content = path.read_bytes()
+    for place in range(content.index(b"scores"), content.index(b"digest"), 97):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        with pytest.raises(PortraitError, match="damaged"):
+            load_portrait(config)
+    path.write_bytes(content)
+    (tmp_path / DIGESTS).unlink()  # an older checkout has no table
+    assert load_portrait(config).images == portraits.SHIPPED_IMAGES
+    (tmp_path / DIGESTS).write_text("[]")
+    with pytest.raises(PortraitError, match="damaged"):
+        read_portrait(path.parent, config)
+
+
+@pytest.mark.parametrize("text", [None, "text", "{}", "[]", '{"pixels": {"category": 1}}', "digit", "\x00\xff"])
+def test_missing_or_damaged_floors_are_named(text, tmp_path, monkeypatch):
+    shutil.copy(zoo_root() / DIGESTS, tmp_path)
+    if text is not None:
+        text = (zoo_root() / FLOORS).read_text().replace("0.5592", "0.5593") if text == "digit" else text
+        (tmp_path / FLOORS).write_bytes(text.encode("latin-1"))
+    monkeypatch.setenv("CIPER_ZOO", str(tmp_path))
+    with pytest.raises(PortraitError, match=r"floors\.json is missing or damaged; delete it"):
         read_floors()
 
 

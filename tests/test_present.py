@@ -1,8 +1,15 @@
 """Figures, the notebook's calls, exercises, and running a notebook in a batch."""
 
+import ast
+import base64
+import io
 import json
 import os
+import re
+import signal
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import nbformat
 import numpy as np
@@ -10,15 +17,22 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 import torch
+from bs4 import BeautifulSoup
 from conftest import make_noise_images
+from lab import find_browser
+from nbconvert import HTMLExporter
+from PIL import Image
 from plotly.colors import unlabel_rgb
 from scipy.stats import t as student_t
 
 from ciperlib.analyse.embedding import Embedding
 from ciperlib.analyse.features import Features
+from ciperlib.analyse.results import one_row_table
 from ciperlib.config import Config, ConfigError, profile_parameters
 from ciperlib.learn.losses import nt_xent
-from ciperlib.present import batch, controls, exercises, notebook, pictures, plotting
+from ciperlib.present import batch, controls, drawing, exercises, notebook, pictures, plotting, verdicts
+
+PACKAGE = Path(exercises.__file__).parents[1]
 
 # --- figures ---------------------------------------------------------------------------------------------------------
 
@@ -68,11 +82,6 @@ def test_history_has_a_panel_a_term():
 
 
 def test_images_are_shown_pixel_for_pixel():
-    import base64
-    import io
-
-    from PIL import Image
-
     images = make_noise_images(3).images
     figure = pictures.plot_images(images, ["a", "b", "c"], columns=2, scale=2)
     shown = [base64.b64decode(image.source.split(",")[1]) for image in figure.layout.images]
@@ -102,11 +111,6 @@ def test_lines():
 
 
 def test_maps_are_drawn_each_on_its_own_scale_with_the_outline():
-    import base64
-    import io
-
-    from PIL import Image
-
     images = make_noise_images(2, size=8)
     maps = torch.zeros(2, 1, 8, 8)
     maps[0, 0, 3, 3], maps[1, 0, 3, 3] = 1, 1000
@@ -245,45 +249,210 @@ def test_a_metric_that_is_not_finite_is_refused(output, value):
         notebook.record_metrics(a=value)
 
 
-def test_a_figure_is_kept_as_a_picture_with_its_caption(output, monkeypatch):
-    monkeypatch.setattr(notebook, "to_png", lambda figure: b"\x89PNG made")
-    notebook.save_figure(go.Figure(), "curves", "What to see.")
-    assert (output / "figures" / "curves.png").read_bytes() == b"\x89PNG made"
-    assert json.loads((output / "captions.json").read_text()) == {"curves": "What to see."}
+@pytest.fixture
+def shown(monkeypatch):
+    """What is displayed: bundles of a mime type and its content, or display objects."""
+    items = []
+    monkeypatch.setattr(notebook, "display", lambda item, **how: items.append(item))
+    return items
 
 
-def test_without_a_browser_the_figure_is_plotly_s_own_and_plotly_js_comes_once(output, monkeypatch):
-    shown = []
-    monkeypatch.setattr(notebook, "to_png", lambda figure: None)
-    monkeypatch.setattr(notebook, "display", lambda item: shown.append(item.data if hasattr(item, "data") else ""))
+def a_png(scale=1.0):
+    buffer = io.BytesIO()
+    Image.new("RGBA", (round(300 * scale), round(200 * scale)), "red").save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def size_of(bundle):
+    return Image.open(io.BytesIO(base64.b64decode(bundle["image/png"]))).size
+
+
+def test_a_reader_gets_one_bundle_that_needs_no_kernel(monkeypatch, shown):
+    """Plotly's own mimetype, the PNG beside it in the figure's size, and words; no widget, no plotly.js."""
+    monkeypatch.setattr(notebook, "to_png", lambda figure, scale: a_png(scale))
+    monkeypatch.setattr(notebook.drawing, "begin", lambda seconds: None)
+    notebook.setup(interactive=True)
+    figure = go.Figure(go.Scatter(y=[1, 2]))
+    notebook.save_figure(figure, "curves", "What to see.")
+    bundle, caption = shown
+    assert bundle.keys() == {notebook.PLOTLY, "image/png", "text/plain"}
+    assert go.Figure(bundle[notebook.PLOTLY]) == figure
+    assert size_of(bundle) == (300, 200)
+    assert "What to see." in bundle["text/plain"]
+    assert caption["text/markdown"] == "*What to see.*"
+    assert len(json.dumps(bundle)) < 20_000
+
+
+def test_a_figure_is_kept_as_a_picture_with_its_caption(output, monkeypatch, shown):
+    monkeypatch.setattr(notebook, "to_png", lambda figure, scale: a_png(scale))
+    notebook.save_figure(go.Figure(), "curves", 'What "to" see.')
+    assert (output / "figures" / "curves.png").read_bytes() == a_png(notebook.PNG_SCALE)
+    assert json.loads((output / "captions.json").read_text()) == {"curves": 'What "to" see.'}
+    assert size_of(shown[0]) == (300, 200)  # JupyterLab shows it as large as it is
+    assert re.match(
+        '<img alt="What &quot;to&quot; see." width="300" src="data:image/png;base64,', shown[0]["text/html"]
+    )
+
+
+def test_without_a_browser_the_page_has_plotly_s_own_figures_and_plotly_js_once(output, monkeypatch, shown):
+    monkeypatch.setattr(notebook, "to_png", lambda figure, scale: None)
     for name in ("first", "second"):
         notebook.save_figure(go.Figure(go.Scatter(y=[1, 2])), name, name)
-    sizes = [len(text) > 1_000_000 for text in shown]
-    assert sizes.count(True) == 1
-    assert sum("plotly-graph-div" in text for text in shown) == 2
+    first, _, second, _ = shown
+    assert first.keys() == second.keys() == {notebook.PLOTLY, "text/html", "text/plain"}
+    assert [len(bundle["text/html"]) > 1_000_000 for bundle in (first, second)] == [True, False]
+    assert all("plotly-graph-div" in bundle["text/html"] for bundle in (first, second))
     assert not (output / "figures").exists()
     assert set(json.loads((output / "captions.json").read_text())) == {"first", "second"}
 
 
-@pytest.mark.parametrize("command", ["#!/bin/sh\nexit 1\n", "#!/bin/sh\nexec /bin/sleep 600\n"])
-def test_a_browser_that_does_not_start_is_given_up(command, tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def no_browser_yet(monkeypatch):
+    """As a process that has not drawn anything."""
+    monkeypatch.setattr(drawing, "_session", drawing._Session())
+    yield
+    if drawing._session.painter is not None:
+        drawing._session.painter.close()
+
+
+@pytest.mark.parametrize("command", ["exit 1", "exec /bin/sleep 600", None])
+def test_a_browser_that_does_not_start_is_given_up_and_that_is_said_once(
+    command, tmp_path, monkeypatch, capsys, no_browser_yet
+):
     browser = tmp_path / "chromium"
-    browser.write_text(command)
-    browser.chmod(0o755)
+    if command:
+        browser.write_text(f"#!/bin/sh\n{command}\n")
+        browser.chmod(0o755)
     monkeypatch.setenv("BROWSER_PATH", str(browser))
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(notebook, "SECONDS_FOR_A_BROWSER", 5)
-    notebook._drawing_browser.cache_clear()
-    assert notebook.to_png(go.Figure()) is None
-    notebook._drawing_browser.cache_clear()
-    assert "install Chrome or Chromium" in capsys.readouterr().out
+    drawing.begin(3)
+    start = time.monotonic()
+    assert [drawing.to_png(go.Figure()) for _ in range(3)] == [None] * 3
+    assert time.monotonic() - start < 20
+    assert capsys.readouterr().out.count("install Chrome or Chromium") == 1
+    assert drawing.begin() is None
 
 
-def test_a_real_picture(output):
-    png = notebook.to_png(plotting.plot_lines(pd.DataFrame({"x": [0, 1]}), "x", {"x": "x"}, x_title="", y_title=""))
-    if png is None:
-        pytest.skip("needs a Chrome or Chromium to draw PNG pictures")
-    assert png.startswith(b"\x89PNG")
+needs_a_browser = pytest.mark.skipif(find_browser() is None, reason="needs a Chrome or Chromium to draw PNG pictures")
+
+
+@needs_a_browser
+def test_a_browser_that_is_killed_is_replaced(no_browser_yet, capsys):
+    first = drawing.to_png(go.Figure())
+    drawing._session.painter._browser.subprocess.kill()
+    drawing._session.painter._browser.subprocess.wait()
+    assert drawing.to_png(go.Figure()) == first
+    assert capsys.readouterr().out == ""
+
+
+@needs_a_browser
+def test_a_cell_that_is_interrupted_leaves_its_picture_to_no_other(no_browser_yet, monkeypatch):
+    """Kaleido's own server hands the next caller what the one before did not wait for."""
+    small, large = go.Figure(layout=dict(width=100, height=100)), go.Figure(layout=dict(width=200, height=100))
+    drawing.to_png(small)
+    with monkeypatch.context() as context:
+        context.setattr(drawing.Future, "result", lambda *_: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            drawing.to_png(small)
+    assert Image.open(io.BytesIO(drawing.to_png(large))).width == 200
+
+
+@needs_a_browser
+def test_a_real_picture_is_of_the_figure_s_own_size(output):
+    figure = plotting.plot_lines(pd.DataFrame({"x": [0, 1]}), "x", {"x": "x"}, x_title="", y_title="")
+    assert Image.open(io.BytesIO(notebook.to_png(figure))).size == (plotting.WIDTH, 420)
+
+
+# --- texts that come from elsewhere ----------------------------------------------------------------------------------
+
+NASTY = '<img src=x onerror="boom()">, $x$, %{nasty}, &amp; **b**, [a](javascript:boom())'
+
+
+def texts(figure):
+    """All texts of a figure that plotly reads as a little HTML."""
+    found = []
+
+    def collect(value, name=""):
+        if isinstance(value, dict):
+            for key, part in value.items():
+                collect(part, key)
+        elif isinstance(value, (list, tuple, np.ndarray)):
+            for part in value:
+                collect(part, name)
+        elif isinstance(value, str) and name not in ("legendgroup", "source"):
+            found.append(value)
+
+    plain = figure.to_plotly_json()
+    collect({"data": plain["data"], "layout": {k: v for k, v in plain["layout"].items() if k != "template"}})
+    return found
+
+
+def nasty_embedding():
+    embedding = some_embedding()
+    labels = embedding.features.labels | {"object": (NASTY, "car")}
+    return replace(embedding, features=replace(embedding.features, labels=labels))
+
+
+NASTY_SCORES = dict(encoder=NASTY, method="yours", factor=NASTY, metric=NASTY, seed=0, value=0.5, low=0.4, high=0.6)
+NASTY_VERDICT = dict(encoder=NASTY, seed=0, transformation=NASTY, verdict="lost", invariance_error=0.1, decodable=0.2,
+                     kept=0.1, gain=0.1, mrr=0.1)  # fmt: skip
+
+
+@pytest.mark.parametrize("draw", [
+    lambda: plotting.plot_scores(pd.DataFrame([NASTY_SCORES] * 2), [NASTY], floors={NASTY: {NASTY: 0.3}}),
+    lambda: plotting.plot_factors(pd.DataFrame([NASTY_SCORES]), x_title=""),
+    lambda: plotting.plot_measures(pd.DataFrame([NASTY_SCORES | {"measure": "m"}]), {"m": "m"}, x_title=""),
+    lambda: plotting.plot_history({NASTY: pd.DataFrame({"epoch": [1], NASTY: [1.0]})},
+                                  before={NASTY + "0": pd.DataFrame({"epoch": [1], "total": [1.0]})}),
+    lambda: plotting.plot_curves({NASTY: {"panel": torch.ones(1, 2)}}, x_title="", y_title=""),
+    lambda: plotting.plot_lines(pd.DataFrame({"x": [1], "y": [1]}), "x", {"y": NASTY}, x_title="", y_title=""),
+    lambda: plotting.plot_synergy(pd.DataFrame([dict(name=NASTY, method="ciper", group=NASTY, entropy=0.5, value=0.1,
+                                                     low=0.0, high=0.2)])),
+    lambda: pictures.plot_images(make_noise_images(1).images, [NASTY]),
+    lambda: pictures.plot_views({NASTY: make_noise_images(1).images}, torch.ones(1, 1), [NASTY]),
+    lambda: pictures.plot_maps(make_noise_images(1).images, {NASTY: torch.ones(1, 1, 16, 16)}, captions=[NASTY]),
+    lambda: pictures.plot_embeddings({NASTY: nasty_embedding()}, ["object"]),
+    lambda: pictures.add_trail(go.Figure(), torch.ones(2, 2), NASTY),
+    lambda: verdicts.plot_verdicts(pd.DataFrame([NASTY_VERDICT])),
+    lambda: verdicts.plot_decodability(pd.DataFrame([dict(encoder=NASTY, seed=0, parameter=NASTY, scaled=0.5)])),
+])  # fmt: skip
+def test_names_in_a_figure_are_shown_as_they_are(draw):
+    """Plotly takes links and a little HTML in every text, $mathematics$ and templates in some."""
+    found = texts(draw())
+    assert any("boom" in text for text in found)
+    for text in found:
+        assert not re.search(r"<img|\$|%{nasty}|&amp;\s", text.replace("&amp;amp;", "")), text
+
+
+def test_captions_and_tables_are_shown_as_they_are(output, monkeypatch, shown):
+    monkeypatch.setattr(notebook, "to_png", lambda figure, scale: None)
+    notebook.save_figure(go.Figure(), "x", NASTY)
+    assert "<img" not in shown[1]["text/markdown"] + shown[1]["text/html"]
+    for form in ("text/html", "text/markdown"):
+        page = as_executed([{form: shown[1][form]}])
+        page = BeautifulSoup(HTMLExporter().from_notebook_node(page)[0], "html.parser")
+        assert page.find("em").text == NASTY
+        assert not page.find_all(["img", "strong"]) + page.find_all(href=re.compile("boom"))
+    table = one_row_table({NASTY: NASTY})
+    assert "<img" not in table
+    assert table.count("&lt;img") == 2
+
+
+def as_executed(shown):
+    """A notebook with these displayed in its only cell."""
+    outputs = [nbformat.v4.new_output("display_data", bundle) for bundle in shown]
+    return nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("", outputs=outputs)])
+
+
+def test_html_is_made_in_few_places_and_escaped_in_one():
+    """Who writes `HTML(...)` or escapes by hand elsewhere has to look at this test, and at ciperlib/markup.py."""
+    makers = {"HTML": {"present/controls/elements.py"}, "Markdown": set(), "escape": set()}
+    for path in sorted([*(PACKAGE / "present").rglob("*.py"), *(PACKAGE / "analyse").rglob("*.py")]):
+        place, tree = path.relative_to(PACKAGE).as_posix(), ast.parse(path.read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call):
+                name = getattr(node.func, "id", getattr(node.func, "attr", ""))
+                assert place in makers.get(name, {place}), f"{place}, line {node.lineno}: {name}(...)"
 
 
 # --- exercises -------------------------------------------------------------------------------------------------------
@@ -412,6 +581,87 @@ def test_the_neighbours_exercise():
     for words, attempt in wrong.items():
         with pytest.raises(AssertionError, match=words):
             exercises.check_preservation(attempt)
+
+
+def test_a_wrong_answer_is_one_sentence_and_shows_no_further_hint():
+    """In a notebook the traceback's own lines would show what the checker asks next."""
+    with pytest.raises(exercises.ExerciseError) as error:
+        exercises.check_synergy(lambda i_a, i_c, h_a, h_c: i_a)
+    (line,) = error.value._render_traceback_()
+    assert line.startswith("Not yet: the quadrants: who knows both variables")
+    assert "below" not in line
+
+
+def broken(i_a, i_c, h_a, h_c):
+    return min(i_a, "x")
+
+
+def test_an_answer_that_raises_is_said_with_its_own_line():
+    with pytest.raises(
+        exercises.ExerciseError, match=r"raise TypeError .* in line \d+ of its cell: .*return min"
+    ) as error:
+        exercises.check_synergy(broken)
+    assert "exercises.py" not in str(error.value)
+
+
+def lesson(path):
+    """A notebook with an exercise, its solution and its check, and the outputs of a teacher's run."""
+    cell = nbformat.v4.new_code_cell
+    cells = [
+        cell("x = 1", id="before"),
+        cell("def answer(*four): ...", id="exercise"),
+        cell("answer = min", id="solution", metadata={"tags": ["solution"]}),
+        cell("print(check_synergy(answer))", id="check", metadata={"tags": ["kept"]}),
+        nbformat.v4.new_markdown_cell("text", id="text"),
+        cell("x", id="after"),
+    ]
+    for made in cells[:4]:
+        made.update(execution_count=3, outputs=[nbformat.v4.new_output("stream", text="the teacher's")])
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"widgets": {}}), path)
+    return path
+
+
+def test_student_copies_hold_no_solution_no_output_and_go_on_after_a_wrong_answer(tmp_path):
+    source = lesson(tmp_path / "01_lesson.ipynb")
+    before = source.read_bytes()
+    (copy,), left = exercises.write_student_copies(tmp_path, tmp_path / "student")
+    assert not left
+    made = nbformat.read(copy, as_version=4)
+    nbformat.validate(made)
+    assert [cell.id for cell in made.cells] == ["before", "exercise", "check", "text", "after"]
+    assert not any(cell.outputs or cell.execution_count for cell in made.cells if cell.cell_type == "code")
+    tags = {cell.id: cell.metadata.get("tags", []) for cell in made.cells}
+    assert tags == {"before": [], "exercise": [], "check": ["kept", "raises-exception"], "text": [],
+                    "after": ["raises-exception"]}  # fmt: skip
+    assert "widgets" not in made.metadata
+    assert source.read_bytes() == before
+
+
+def test_a_student_copy_that_was_edited_is_left_and_a_moved_one_made_again(tmp_path):
+    source, folder = lesson(tmp_path / "01_lesson.ipynb"), tmp_path / "student"
+    (copy,), _ = exercises.write_student_copies(tmp_path, folder)
+    made = copy.read_bytes()
+    assert exercises.write_student_copies(tmp_path, folder) == ([copy], [])
+    copy.write_text(copy.read_text().replace("...", "return 7"))
+    edited = copy.read_bytes()
+    source.write_text(source.read_text().replace("x = 1", "x = 2"))  # a new version comes
+    assert exercises.write_student_copies(tmp_path, folder) == ([], [copy])
+    assert copy.read_bytes() == edited
+    copy.rename(folder / "mine.ipynb")
+    assert exercises.write_student_copies(tmp_path, folder) == ([copy], [])
+    assert b"x = 2" in copy.read_bytes() != made
+    source.write_text(source.read_text().replace("x = 2", "x = 3"))  # and again: what was not edited is replaced
+    assert exercises.write_student_copies(tmp_path, folder) == ([copy], [])
+    assert b"x = 3" in copy.read_bytes()
+    assert (folder / "mine.ipynb").read_bytes() == edited
+
+
+def test_a_stranger_s_file_is_no_student_copy_to_be_replaced(tmp_path):
+    lesson(tmp_path / "01_lesson.ipynb")
+    (tmp_path / "student").mkdir()
+    (tmp_path / "student" / "01_lesson.ipynb").write_text("mine")
+    assert exercises.write_student_copies(tmp_path, tmp_path / "student")[0] == []
+    assert (tmp_path / "student" / "01_lesson.ipynb").read_text() == "mine"
 
 
 # --- batches ---------------------------------------------------------------------------------------------------------

@@ -3,11 +3,17 @@ believe either picture. Distances between clusters mean nothing in PaCMAP; which
 
 from __future__ import annotations
 
+import getpass
 import logging
+import os
+import stat
+import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -179,13 +185,36 @@ def _pca(matrix: Tensor) -> Tensor:
 
 def _pacmap(matrix: Tensor, seed: int, neighbours: int) -> Tensor:
     with _one_thread(), warnings.catch_warnings():
-        import pacmap
-
+        pacmap = _import_pacmap()
         # it warns, and logs, that a random state is set, which is what was asked for
         warnings.simplefilter("ignore")
         logging.getLogger("pacmap").setLevel(logging.ERROR)
         method = pacmap.PaCMAP(n_components=2, n_neighbors=neighbours, random_state=seed, verbose=False)
         return torch.from_numpy(method.fit_transform(matrix.numpy(), init="pca")).float()
+
+
+def _import_pacmap() -> ModuleType:
+    """PaCMAP, whose compiled functions are kept beside it or in the user's cache; where neither can be written (a
+    read-only environment) they are kept in a temporary folder."""
+    try:
+        import pacmap
+    except RuntimeError:  # "cannot cache function ...: no locator available"
+        import numba
+
+        numba.config.CACHE_DIR = _private_folder()
+        import pacmap
+    return pacmap
+
+
+def _private_folder() -> str:
+    """A temporary folder for compiled code, which is run as it is found there: nobody else's, and found again."""
+    folder = Path(tempfile.gettempdir()) / f"ciper-numba-{getpass.getuser()}"
+    with suppress(OSError):
+        folder.mkdir(mode=0o700, exist_ok=True)
+        facts = folder.stat(follow_symlinks=False)
+        if os.name != "posix" or (facts.st_uid == os.getuid() and stat.S_IMODE(facts.st_mode) == 0o700):
+            return str(folder)
+    return tempfile.mkdtemp(prefix="ciper-numba-")
 
 
 @contextmanager

@@ -1,12 +1,17 @@
 """A portrait: what can be seen of one encoder at once. Its probes, where it looks, how it lays images out, and what the
-class adds to the azimuth; of the same images for every encoder, small enough to be kept beside it."""
+class adds to the azimuth; of the same images for every encoder, small enough to be kept beside it.
+
+A portrait says which images it is of, and is refused for others: by their names, ids and rendering, which are the same
+on every machine; and by their pixels, which may differ by 1/255 between machines, where it was made here. The zoo's
+were made before portraits said so: they are of `SHIPPED_IMAGES`, and a table beside them vouches for their files.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,14 +31,20 @@ from ciperlib.analyse.tables import probe_encoder, probe_floors, random_encoder,
 from ciperlib.config import Config
 from ciperlib.data import load_images
 from ciperlib.data.imageset import ImageSet, TrainedOn
-from ciperlib.files import write_atomically
+from ciperlib.data.turntable import VERSION
+from ciperlib.files import SealError, read_sealed, sha256, write_atomically
 from ciperlib.learn.devices import find_device
-from ciperlib.learn.runs import Run, load_run, zoo_grid, zoo_root
+from ciperlib.learn.runs import DIGESTS, Run, load_run, zoo_grid, zoo_root
 from ciperlib.learn.transformations import Transformation, make_transformation
 
 PORTRAIT, FLOORS = "portrait.safetensors", "floors.json"
 ASKED, TARGET, TURNED, NULLS = "azimuth", "category", 500, 19  # as in notebook 05
 PORTRAYED = ("probing", "alpha", "removed", "explorer", "kin")  # parts of the zoo's grid
+PROBED = ("category", "object", "session", "pose")
+FLOOR_NAMES = ("pixels", "random encoder", "shuffled labels")
+SYNERGY = ("value", "low", "high", "level_entropy", "levels")  # of it, what is drawn and said
+FACTS = ("name", "scores", "synergy", "images", "pixels")  # of a portrait, what is kept as text
+SHIPPED_IMAGES = "efdbc1dcb01a64c2"  # `Sitting.images` of portraits that do not say so
 Report = Callable[[str], None]
 
 
@@ -65,6 +76,17 @@ class Sitting:
         return self._unseen.subset(slice(self._test_size))
 
     @cached_property
+    def images(self) -> str:
+        """Which images these are, the same on every machine: 16 hexadecimal digits."""
+        text = f"{self._unseen.digest()} {VERSION} {self._train_size} {self._test_size}"
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @cached_property
+    def pixels(self) -> str:
+        """The pixels of the test images as they were rendered here: 16 hexadecimal digits."""
+        return hashlib.sha256(self._unseen.images.cpu().contiguous().numpy()).hexdigest()[:16]
+
+    @cached_property
     def laid_out(self) -> ImageSet:
         """Of all test images, those of the first object of each category: 500, whatever `test_size` is."""
         objects, categories = (len(self._unseen.labels[name]) for name in ("object", "category"))
@@ -93,6 +115,7 @@ class Portrait:
         synergy: `ExplainingAway`'s fields by name, about the azimuth and the category.
         points: float32 [N, 2], PaCMAP of `Sitting.laid_out`.
         maps: uint8 [10, H, W], FullGrad of the object probe's true answers for `Sitting.looked_at`; each from 0 to 255.
+        images, pixels: of the `Sitting`; no pixels where it was made elsewhere, or before portraits said so.
     """
 
     name: str
@@ -101,6 +124,12 @@ class Portrait:
     synergy: dict[str, Any]
     points: Tensor
     maps: Tensor
+    images: str
+    pixels: str = ""
+
+    def is_of(self, sitting: Sitting) -> bool:
+        """Whether it shows these images; pixels count where they are known."""
+        return self.images == sitting.images and self.pixels in ("", sitting.pixels)
 
 
 def make_portrait(run: Run, sitting: Sitting, report: Report = lambda step: None) -> Portrait:
@@ -131,7 +160,8 @@ def portray(
     report("explaining-away")
     asked, levels = sitting.turned
     synergy = explaining_away(extract_orbits(encoder, levels, asked, **known), TARGET, nulls=NULLS)
-    return Portrait(name, config, to_metrics(results), asdict(synergy), layout.points, maps)
+    seen = {"images": sitting.images, "pixels": sitting.pixels}
+    return Portrait(name, config, to_metrics(results), asdict(synergy), layout.points, maps, **seen)
 
 
 def measure_floors(sitting: Sitting, seed: int = 0) -> dict[str, dict[str, float]]:
@@ -152,11 +182,10 @@ def measure_floors(sitting: Sitting, seed: int = 0) -> dict[str, dict[str, float
 
 
 def write_portrait(folder: Path, portrait: Portrait) -> None:
-    """Keeps a portrait in its run's folder, as one file."""
+    """Keeps a portrait in its run's folder, as one file with a checksum over all of it."""
     tensors = {"points": portrait.points, "maps": portrait.maps}
-    facts = {"name": portrait.name, "scores": portrait.scores, "synergy": portrait.synergy}
-    text = json.dumps({**facts, "digest": _digest(tensors)})
-    write_atomically(folder / PORTRAIT, save(tensors, {"portrait": text}))
+    text = json.dumps({name: getattr(portrait, name) for name in FACTS})
+    write_atomically(folder / PORTRAIT, save(tensors, {"portrait": text, "sha256": _digest(tensors, text)}))
 
 
 def read_portrait(folder: Path, config: Config) -> Portrait:
@@ -170,14 +199,41 @@ def read_portrait(folder: Path, config: Config) -> Portrait:
         raise PortraitError(f"{config.name} has no portrait in {folder}; `make zoo` makes those of the zoo")
     try:
         with safe_open(path, "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in ("points", "maps")}
-            facts = json.loads(file.metadata()["portrait"])
-        whole = facts["digest"] == _digest(tensors) and facts["name"] == config.name
-    except (SafetensorError, KeyError, TypeError, ValueError):
+            tensors, metadata = {name: file.get_tensor(name) for name in ("points", "maps")}, file.metadata()
+        text = metadata["portrait"]
+        facts = {"images": SHIPPED_IMAGES, **json.loads(text)}
+        own = metadata.get("sha256") == _digest(tensors, text)
+        whole = own or (_is_vouched_for(path) and facts["digest"] == _digest(tensors)[:16])
+        whole &= facts["name"] == config.name and _is_sound(tensors, facts)
+        known = {name: facts[name] for name in FACTS if name in facts}
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, AttributeError, RecursionError):
         whole = False
     if not whole:
         raise PortraitError(f"{path} is damaged; delete it, and `make zoo` makes it again if it is the zoo's")
-    return Portrait(config.name, config, facts["scores"], facts["synergy"], **tensors)
+    return Portrait(config=config, **tensors, **known)
+
+
+def _is_vouched_for(path: Path) -> bool:
+    """Whether a file without a checksum of its own is the one that the zoo's table of digests names; of files that it
+    does not name nobody knows."""
+    table = next((folder / DIGESTS for folder in list(path.parents)[:2] if (folder / DIGESTS).exists()), None)
+    try:
+        digest = read_sealed(table)[0].get(path.relative_to(table.parent).as_posix()) if table else None
+    except SealError:
+        return False
+    return digest in (None, sha256(path))
+
+
+def _is_sound(tensors: Mapping[str, Tensor], facts: dict[str, Any]) -> bool:
+    """Whether everything is there that is drawn or said, and is of its kind."""
+    points, maps, scores, synergy = tensors["points"], tensors["maps"], facts["scores"], facts["synergy"]
+    numbers = [scores[name + end] for name in PROBED for end in ("", "_low", "_high")] + [synergy[n] for n in SYNERGY]
+    return (
+        (points.dtype, points.ndim, maps.dtype, maps.ndim) == (torch.float32, 2, torch.uint8, 3)
+        and points.shape[1] == 2
+        and all(isinstance(number, (int, float)) for number in numbers)
+        and isinstance(synergy["verdict"], str)
+    )
 
 
 def load_portrait(config: Config) -> Portrait:
@@ -192,9 +248,21 @@ def load_portrait(config: Config) -> Portrait:
 
 
 def read_or_make(run: Run, sitting: Sitting, report: Report = lambda step: None) -> Portrait:
-    """The portrait in a run's folder; where there is none it is made and kept. `report` as for `portray`."""
-    if not (run.folder / PORTRAIT).exists():
-        write_portrait(run.folder, make_portrait(run, sitting, report=report))
+    """The portrait in a run's folder; where there is none, or one of other images, it is made and kept. `report` as for
+    `portray`.
+
+    Raises:
+        PortraitError: the zoo's portrait is of other images; what is shipped is not replaced.
+    """
+    if (run.folder / PORTRAIT).exists():
+        portrait = read_portrait(run.folder, run.config)
+        shipped = run.folder.parent.resolve() == zoo_root().resolve()
+        portrait = replace(portrait, pixels="") if shipped else portrait
+        if portrait.is_of(sitting):
+            return portrait
+        if shipped:
+            raise _of_other_images(portrait)
+    write_portrait(run.folder, make_portrait(run, sitting, report=report))
     return read_portrait(run.folder, run.config)
 
 
@@ -206,9 +274,14 @@ def read_floors() -> dict[str, dict[str, float]]:
     """
     path = zoo_root() / FLOORS
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise PortraitError(f"{path} is missing or damaged; delete it, and `make zoo` makes it again") from error
+        floors, sealed = read_sealed(path)
+        numbers = [floors[name][factor] for name in FLOOR_NAMES for factor in PROBED]
+        whole = all(isinstance(number, (int, float)) for number in numbers) and (sealed or _is_vouched_for(path))
+    except (OSError, SealError, KeyError, TypeError):
+        whole = False
+    if not whole:
+        raise PortraitError(f"{path} is missing or damaged; delete it, and `make zoo` makes it again")
+    return floors
 
 
 def portrayed() -> list[Config]:
@@ -223,10 +296,16 @@ def as_embedding(portrait: Portrait, sitting: Sitting) -> Embedding:
     Raises:
         PortraitError: a portrait of other images.
     """
-    if len(portrait.points) != len(sitting.laid_out):
-        raise PortraitError(f"the portrait of {portrait.name} is of other images; delete it, and make it again")
+    if portrait.images != sitting.images or len(portrait.points) != len(sitting.laid_out):
+        raise _of_other_images(portrait)
     return Embedding(portrait.points, as_features(portrait.points, sitting.laid_out, portrait.name), "pacmap", 0)
 
 
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    return hashlib.sha256(b"".join(tensors[name].numpy().tobytes() for name in sorted(tensors))).hexdigest()[:16]
+def _of_other_images(portrait: Portrait) -> PortraitError:
+    return PortraitError(f"the portrait of {portrait.name} is of other images; delete it, and make it again")
+
+
+def _digest(tensors: Mapping[str, Tensor], text: str = "") -> str:
+    """SHA-256 of named tensors and a text; of the tensors alone in portraits that were made before texts counted."""
+    content = b"".join(tensors[name].contiguous().numpy().tobytes() for name in sorted(tensors))
+    return hashlib.sha256(content + text.encode()).hexdigest()

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from html import escape
 from typing import Any
 
 from torch import Tensor
 
 from ciperlib.analyse.solvers import Linear
+from ciperlib.markup import NO_FORMULAS, as_html
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +80,6 @@ class ProbeResult:
 
 def one_row_table(cells: Mapping[str, str]) -> str:
     """Names above values, as HTML."""
-    head = "".join(f"<th>{escape(name)}</th>" for name in cells)
-    body = "".join(f"<td>{escape(text)}</td>" for text in cells.values())
-    return f"<table><thead><tr>{head}</tr></thead><tbody><tr>{body}</tr></tbody></table>"
+    head = "".join(f"<th>{as_html(name)}</th>" for name in cells)
+    body = "".join(f"<td>{as_html(text)}</td>" for text in cells.values())
+    return f"<table {NO_FORMULAS}><thead><tr>{head}</tr></thead><tbody><tr>{body}</tr></tbody></table>"

@@ -3,25 +3,64 @@
 from __future__ import annotations
 
 import math
+import traceback
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
+from typing import Any
 
+import nbformat
 import torch
 from scipy.stats import t as student_t
 from torch import Tensor
 
 from ciperlib.analyse.embedding import neighbour_overlap
 from ciperlib.analyse.features import Features
+from ciperlib.files import NotOursError, write_own
 from ciperlib.learn.losses import nt_xent
 
 SOLUTION_TAG = "solution"
+MAY_FAIL_TAG = "raises-exception"  # JupyterLab's and nbclient's: *Run All* goes on after this cell
 
 
+class ExerciseError(AssertionError):
+    """What is wrong with a learner's answer; in a notebook it is shown as this one sentence, for the lines of a
+    traceback hold the checker's next hints."""
+
+    def _render_traceback_(self) -> list[str]:
+        return [f"Not yet: {self}"]
+
+
+def checker(check: Callable[..., str]) -> Callable[..., str]:
+    """Makes a function of plain `assert`s a checker: whatever fails in it, or in the learner's own lines, becomes an
+    `ExerciseError`."""
+
+    @wraps(check)
+    def checked(*answer: Any, **named: Any) -> str:
+        try:
+            return check(*answer, **named)
+        except AssertionError as error:
+            raise ExerciseError(str(error)) from None
+        except Exception as error:
+            raise ExerciseError(_said_of(error)) from None
+
+    return checked
+
+
+def _said_of(error: Exception) -> str:
+    """An error of the learner's lines, with the line where it happened."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename != __file__]
+    own = [frame for frame in frames if frame.filename == frames[0].filename]
+    where = f", in line {own[-1].lineno} of its cell: {own[-1].line}" if own else ""
+    return f"your lines raise {type(error).__name__} ({error}){where}"
+
+
+@checker
 def check_nt_xent(attempt: Callable[[Tensor, Tensor, float], Tensor]) -> str:
     """Checks a learner's NT-Xent loss against cases that tell the predictable mistakes apart.
 
     Raises:
-        AssertionError: naming the case that fails and what may be wrong.
+        ExerciseError: naming the case that fails and what may be wrong.
     """
     z1, z2 = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(0))
     value = _answer(attempt(z1, z2, 0.5), (), "the loss must be one number: take the mean over rows")
@@ -44,11 +83,12 @@ def _check_ties(loss: float) -> None:
     assert abs(loss - math.log(9)) < 1e-4, message
 
 
+@checker
 def check_held_out(train: Features, test: Features, factor: str) -> str:
     """Checks a learner's split that has to hold out whole values of a factor.
 
     Raises:
-        AssertionError: naming what is shared, or what is missing.
+        ExerciseError: naming what is shared, or what is missing.
     """
     for part in (train, test):
         assert isinstance(part, Features), "give two Features: train and test"
@@ -62,11 +102,12 @@ def check_held_out(train: Features, test: Features, factor: str) -> str:
     return f"Right: no {factor} of the test part was seen in training."
 
 
+@checker
 def check_share(attempt: Callable[[Tensor, Tensor], Tensor]) -> str:
     """Checks a learner's share of maps [B, 1, H, W] inside masks [B, H, W].
 
     Raises:
-        AssertionError: naming the case that fails and what may be wrong.
+        ExerciseError: naming the case that fails and what may be wrong.
     """
     masks = torch.zeros(2, 4, 4, dtype=torch.bool)
     masks[0, :2] = masks[1, 0] = True
@@ -82,11 +123,12 @@ def check_share(attempt: Callable[[Tensor, Tensor], Tensor]) -> str:
     return "Right: a share of the map, to be compared with the mask's area."
 
 
+@checker
 def check_preservation(attempt: Callable[[Tensor, Tensor, int], Tensor]) -> str:
     """Checks a learner's share of common k nearest neighbours.
 
     Raises:
-        AssertionError: naming the case that fails and what may be wrong.
+        ExerciseError: naming the case that fails and what may be wrong.
     """
     a, b = torch.randn(2, 40, 3, generator=torch.Generator().manual_seed(0))
     value = _answer(attempt(a, b, 5), (), "the share must be one number")
@@ -102,11 +144,12 @@ def check_preservation(attempt: Callable[[Tensor, Tensor, int], Tensor]) -> str:
     return "Right: that is the share of neighbours kept."
 
 
+@checker
 def check_synergy(attempt: Callable[[float, float, float, float], float]) -> str:
     """Checks a learner's reported synergy, made of I_A, I_C, H(A|Z) and H(C|Z).
 
     Raises:
-        AssertionError: naming the case that fails and what may be wrong.
+        ExerciseError: naming the case that fails and what may be wrong.
     """
     agree = float(_answer(attempt(0.36, 0.37, 0.69, 0.69), (), "the synergy is one number"))
     assert _close(agree, 0.36), f"XOR: 0.36 and 0.37 agree, far below both entropies: 0.36, not {agree:.3f}"
@@ -120,11 +163,12 @@ def check_synergy(attempt: Callable[[float, float, float, float], float]) -> str
     return "Right: the least of four numbers, and nothing hidden."
 
 
+@checker
 def check_interval(attempt: Callable[[list[float]], tuple[float, float]]) -> str:
     """Checks a learner's 95% interval of a mean over seeds.
 
     Raises:
-        AssertionError: naming the case that fails and what may be wrong.
+        ExerciseError: naming the case that fails and what may be wrong.
     """
     for values in ([0.1, 0.2, 0.3], [0.5, 0.5, 0.5], [1.0, 3.0], [0.4, 0.1, 0.3, 0.9, 0.2]):
         n, mean = len(values), sum(values) / len(values)
@@ -146,11 +190,12 @@ def check_interval(attempt: Callable[[list[float]], tuple[float, float]]) -> str
     return "Right: that is the 95% interval of the mean."
 
 
+@checker
 def check_encoder(attempt: Callable[[Tensor], Tensor]) -> str:
     """Checks that a learner's function is an encoder: images [B, 3, H, W] in 0..1 to [B, d], each image by itself.
 
     Raises:
-        AssertionError: naming the case that fails and what may be wrong.
+        ExerciseError: naming the case that fails and what may be wrong.
     """
     images = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     h = attempt(images)
@@ -164,11 +209,12 @@ def check_encoder(attempt: Callable[[Tensor], Tensor]) -> str:
     return f"Right: that is an encoder of {h.shape[1]} dimensions."
 
 
+@checker
 def check_invariance_error(attempt: Callable[[Tensor], float]) -> str:
     """Checks a learner's E|h(tx) - h(x)|^2 / E|h(x) - h(x')|^2 of a block [N, m, d] whose level 0 is h(x).
 
     Raises:
-        AssertionError: naming the case that fails and what may be wrong.
+        ExerciseError: naming the case that fails and what may be wrong.
     """
     h = torch.randn(200, 5, generator=torch.Generator().manual_seed(0))
     still = h[:, None].expand(200, 3, 5)
@@ -190,11 +236,12 @@ def check_invariance_error(attempt: Callable[[Tensor], float]) -> str:
     return "Right: that is the invariance error."
 
 
+@checker
 def check_orthogonality(attempt: Callable[[Tensor, Tensor], float]) -> str:
     """Checks a learner's mean of |cosine| over rows of a and b [N, K].
 
     Raises:
-        AssertionError: naming the case that fails and what may be wrong.
+        ExerciseError: naming the case that fails and what may be wrong.
     """
     a = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
     value = float(_answer(attempt(a, a), (), "the loss must be one number: take the mean over rows"))
@@ -209,22 +256,39 @@ def check_orthogonality(attempt: Callable[[Tensor, Tensor], float]) -> str:
     return "Right: no sign can hide here."
 
 
-def write_student_copies(notebooks: Path, output: Path) -> list[Path]:
-    """Copies of the notebooks without the cells tagged `solution`, by nbconvert's tag removal."""
-    from nbconvert import NotebookExporter
-    from traitlets.config import Config
+def write_student_copies(notebooks: Path, output: Path) -> tuple[list[Path], list[Path]]:
+    """Copies of the notebooks without their solutions and without outputs, in which *Run All* goes on after an answer
+    that is not there yet.
 
-    config = Config()
-    config.TagRemovePreprocessor.enabled = True
-    config.TagRemovePreprocessor.remove_cell_tags = (SOLUTION_TAG,)
-    config.NotebookExporter.preprocessors = ["nbconvert.preprocessors.TagRemovePreprocessor"]
-    output.mkdir(parents=True, exist_ok=True)
-    written = []
+    A copy that was edited, or that somebody else put there, is left as it is: move it away to get a fresh one.
+
+    Returns:
+        The copies that are fresh now, and those that were left.
+    """
+    fresh, left = [], []
     for source in sorted(notebooks.glob("[0-9]*.ipynb")):
-        body, _ = NotebookExporter(config=config).from_filename(str(source))
-        (output / source.name).write_text(body)
-        written.append(output / source.name)
-    return written
+        copy = output / source.name
+        try:
+            write_own(copy, nbformat.writes(_for_students(nbformat.read(source, as_version=4))) + "\n")
+            fresh.append(copy)
+        except NotOursError:
+            left.append(copy)
+    return fresh, left
+
+
+def _for_students(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """A notebook without solutions and outputs. The first cell that checks an answer, and what comes after, may fail:
+    all that follows may build on what is not there yet."""
+    notebook.cells = [cell for cell in notebook.cells if SOLUTION_TAG not in cell.metadata.get("tags", [])]
+    may_fail = False
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+            may_fail = may_fail or any(f"{name}(" in cell.source for name in CHECKERS)
+            if may_fail:
+                cell.metadata.tags = [*cell.metadata.get("tags", []), MAY_FAIL_TAG]
+    notebook.metadata.pop("widgets", None)
+    return notebook
 
 
 def _answer(value: Tensor | float | None, shape: tuple[int, ...], what: str) -> Tensor:
@@ -237,3 +301,6 @@ def _answer(value: Tensor | float | None, shape: tuple[int, ...], what: str) -> 
 
 def _close(a: Tensor, b: Tensor) -> bool:
     return bool(torch.isclose(torch.as_tensor(a), torch.as_tensor(b), atol=1e-4))
+
+
+CHECKERS = tuple(name for name in globals() if name.startswith("check_"))

@@ -26,6 +26,7 @@ from ciperlib.analyse.portrait import (
     read_floors,
 )
 from ciperlib.config import IMAGE_STEPS, Config
+from ciperlib.markup import as_plotly
 from ciperlib.present.pictures import as_data_uri, embedding_names, factor_colours, outline
 from ciperlib.present.plotting import COLOURS, GREY, TEMPLATE, WIDTH, label
 
@@ -142,9 +143,9 @@ def _about(portrait: Portrait) -> str:
 def encoder_parts(portrait: Portrait) -> Parts:
     """What differs from encoder to encoder, and with nothing else."""
     scores, found = portrait.scores, portrait.synergy
-    colour = COLOURS[portrait.config.method if portrait.config else "yours"]
+    colour = COLOURS.get(portrait.config.method, GREY) if portrait.config else COLOURS["yours"]
     low, value, high = ([scores[name + end] for name in PROBES] for end in ("_low", "", "_high"))
-    verdict = f"{found['verdict']}<br>H(A|Z) {found['level_entropy']:.2f} of {np.log(found['levels']):.2f}"
+    verdict = f"{as_plotly(found['verdict'])}<br>H(A|Z) {found['level_entropy']:.2f} of {np.log(found['levels']):.2f}"
     return {
         "encoder": _interval(low, value, high, colour),
         "synergy": _interval([found["low"]], [found["value"]], [found["high"]], colour),
@@ -156,7 +157,7 @@ def encoder_parts(portrait: Portrait) -> Parts:
 def name_parts(portrait: Portrait, colouring: str) -> Parts:
     """The names beside the layout's clusters, where there are clusters."""
     names = embedding_names(as_embedding(portrait, sitting()), colouring)
-    texts, places = [text for text, _ in names], [place for _, place in names]
+    texts, places = [as_plotly(text) for text, _ in names], [place for _, place in names]
     return {"names": {"x": [x for x, _ in places], "y": [y for _, y in places], "text": texts}}
 
 

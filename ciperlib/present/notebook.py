@@ -6,28 +6,31 @@ In a batch the environment's `CIPER_OUTPUT` names the run's folder; figures and 
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import math
 import os
-import subprocess
-import sys
-import warnings
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from IPython.display import HTML, Image, Markdown, display
+from IPython.display import display
+from PIL import Image
 from plotly import io as pio
-from plotly.graph_objects import Figure, FigureWidget
-from plotly.offline import get_plotlyjs
+from plotly.graph_objects import Figure
 
 from ciperlib.files import write_atomically, write_json
 from ciperlib.learn.devices import environment, find_device
+from ciperlib.markup import NO_FORMULAS, as_html, as_markdown
+from ciperlib.present import drawing
+from ciperlib.present.drawing import to_png
 from ciperlib.present.records import OUTPUT_VARIABLE
 
-PNG_SCALE = 1.5
-SECONDS_FOR_A_BROWSER = 60  # to start and draw one picture
+PLOTLY, PNG = "application/vnd.plotly.v1+json", "image/png"
+HTML, MARKDOWN, TEXT = "text/html", "text/markdown", "text/plain"
+PNG_SCALE = 1.5  # of pictures that are kept, for screens with small pixels; a reader's are of the figure's own size
+SECONDS_TO_WAIT = 20  # for a browser to start, while somebody is waiting
 _session = {"interactive": True, "plotly_js_shown": False}
 
 
@@ -35,7 +38,7 @@ def setup(interactive: bool = True, device: str = "auto") -> torch.device:
     """Called first in every notebook; says which versions it runs on, and gives the device to put images on.
 
     Args:
-        interactive: True shows live figures and progress bars; False shows pictures and lines, as in a batch.
+        interactive: True where a reader is, who gets controls and progress bars; False in a batch, which gets lines.
         device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1".
 
     Raises:
@@ -46,6 +49,8 @@ def setup(interactive: bool = True, device: str = "auto") -> torch.device:
     if (folder := output_folder()) is not None:
         write_json(folder / "environment.json", facts)
     print("  ".join(f"{name} {value}" for name, value in facts.items()))
+    if interactive:
+        drawing.begin(SECONDS_TO_WAIT)  # it is ready when the first figure is
     return place
 
 
@@ -57,30 +62,63 @@ def progress() -> str:
 def save_figure(figure: Figure, name: str, caption: str) -> None:
     """Shows a figure with its caption and, in a batch, keeps it as figures/<name>.png in the run's folder.
 
-    Live where a reader is, else as `show_figure` does it.
+    Args:
+        name: of the file. caption: shown as it is, whatever characters are in it.
     """
-    png = show_figure(figure, caption, live=_session["interactive"])
-    display(Markdown(f"*{caption}*"))
+    png = show_figure(figure, caption)
+    display(_as_caption(caption), raw=True)
     if (folder := output_folder()) is not None:
         _update(folder / "captions.json", {name: caption})
         if png is not None:
             write_atomically(folder / "figures" / f"{name}.png", png)
 
 
-def show_figure(figure: Figure, caption: str = "", *, live: bool) -> bytes | None:
-    """Shows a figure: live, or as a PNG (returned) where a Chrome or Chromium is found to draw it, else plotly's own
-    figure without a kernel, with plotly.js embedded once in the page."""
-    png = None if live else to_png(figure)
-    if live:
-        display(FigureWidget(figure))
-    elif png is not None:
-        display(Image(png, width=figure.layout.width, alt=caption))
-    else:
-        if not _session["plotly_js_shown"]:
-            display(HTML(f"<script>{get_plotlyjs()}</script>"))
-            _session["plotly_js_shown"] = True
-        display(HTML(pio.to_html(figure, include_plotlyjs=False, full_html=False)))
+def _as_caption(text: str) -> dict[str, str]:
+    """Words below a figure, in whatever form they are shown."""
+    return {HTML: f"<em {NO_FORMULAS}>{as_html(text)}</em>", MARKDOWN: f"*{as_markdown(text)}*", TEXT: text}
+
+
+def show_figure(figure: Figure, caption: str = "") -> bytes | None:
+    """Shows a figure as plotly's own mimetype, which JupyterLab, VS Code and Colab draw without a kernel, and beside it
+    as a PNG where a browser is found to draw one; so it survives saving, reopening, export and GitHub.
+
+    In a batch there is HTML too, for the page: the PNG with its caption for those who cannot see it, or without a
+    browser a figure of plotly's, with plotly.js once in the page.
+
+    Returns:
+        The PNG: in a batch `PNG_SCALE` times the figure's size; None without a browser.
+    """
+    batch = output_folder() is not None or not _session["interactive"]
+    png = to_png(figure, PNG_SCALE if batch else 1.0)
+    bundle = {PLOTLY: json.loads(pio.to_json(figure, validate=False)), TEXT: f"[figure] {caption}"}
+    if png is not None:
+        bundle[PNG] = _base64(_shrink(png) if batch else png)
+    if batch:
+        bundle[HTML] = _page_part(figure, png, caption)
+    display(bundle, raw=True)
     return png
+
+
+def _page_part(figure: Figure, png: bytes | None, caption: str) -> str:
+    """The figure in the page that is made of the notebook."""
+    if png is not None:
+        width = Image.open(io.BytesIO(png)).width / PNG_SCALE
+        return f'<img alt="{as_html(caption)}" width="{width:.0f}" src="data:{PNG};base64,{_base64(png)}">'
+    first = not _session["plotly_js_shown"]
+    _session["plotly_js_shown"] = True
+    return pio.to_html(figure, include_plotlyjs=first, full_html=False)
+
+
+def _shrink(png: bytes) -> bytes:
+    """A kept PNG in the figure's own size: JupyterLab shows a PNG as large as it is."""
+    picture, buffer = Image.open(io.BytesIO(png)), io.BytesIO()
+    size = (round(side / PNG_SCALE) for side in picture.size)
+    picture.resize(tuple(size), Image.Resampling.LANCZOS).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _base64(content: bytes) -> str:
+    return base64.b64encode(content).decode()
 
 
 def record_metrics(**metrics: float | int | str | bool) -> None:
@@ -100,35 +138,6 @@ def record_metrics(**metrics: float | int | str | bool) -> None:
 def output_folder() -> Path | None:
     """The folder of the batch run that this notebook is part of, or None."""
     return Path(os.environ[OUTPUT_VARIABLE]) if OUTPUT_VARIABLE in os.environ else None
-
-
-def to_png(figure: Figure) -> bytes | None:
-    """The figure as PNG, or None where there is no browser to draw it (said once)."""
-    return _draw(figure) if _drawing_browser() else None
-
-
-def _draw(figure: Figure) -> bytes:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # plotly warns of an option of its own that a running server ignores
-        return figure.to_image(format="png", scale=PNG_SCALE)
-
-
-@cache
-def _drawing_browser() -> bool:
-    """Starts the browser that draws PNGs and keeps it; False, with one line of explanation, where there is none.
-
-    A first picture is tried in a process of its own: kaleido's server waits for ever for a browser that does not start.
-    """
-    trial = [sys.executable, "-c", "import kaleido; kaleido.calc_fig_sync({'data': []})"]
-    try:
-        subprocess.run(trial, check=True, capture_output=True, timeout=SECONDS_FOR_A_BROWSER)
-    except (subprocess.SubprocessError, OSError):
-        print("figures stay plotly's own here; to get PNG pictures, install Chrome or Chromium")
-        return False
-    import kaleido
-
-    kaleido.start_sync_server(n=1, silence_warnings=True)
-    return True
 
 
 def _update(path: Path, values: dict[str, Any]) -> None:

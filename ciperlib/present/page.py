@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from html import escape
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from plotly.offline import get_plotlyjs
 from ciperlib.analyse.portrait import load_portrait, portrayed
 from ciperlib.config import Config
 from ciperlib.files import write_atomically
+from ciperlib.markup import as_html, as_script
 from ciperlib.present import explorer
 
 
@@ -23,11 +24,10 @@ def write_page(path: str | Path) -> Path:
     Raises:
         PortraitError, RunError: an encoder or a portrait is missing or damaged.
     """
-    data = json.dumps(_plain(page_data()), separators=(",", ":")).replace("</", "<\\/")
+    data = as_script(json.dumps(_plain(page_data()), separators=(",", ":")))
     fills = {"PLOTLY": get_plotlyjs(), "DATA": data, "CONTROLS": _controls(), "COUNT": str(len(portrayed()))}
-    page = (Path(__file__).parent / "page.html").read_text()
-    for name, text in fills.items():
-        page = page.replace(f"<!--{name}-->", text)
+    page = (Path(__file__).parent / "page.html").read_text(encoding="utf-8")
+    page = re.sub("<!--([A-Z]+)-->", lambda place: fills[place[1]], page)  # at once: what was filled in is left alone
     write_atomically(Path(path), page)
     return Path(path)
 
@@ -73,12 +73,12 @@ def _controls() -> str:
 
 
 def _list(key: str, options: dict[str, str], name: str = "") -> str:
-    choices = "".join(f'<option value="{escape(value)}">{escape(text)}</option>' for value, text in options.items())
+    choices = "".join(f'<option value="{as_html(value)}">{as_html(text)}</option>' for value, text in options.items())
     return f'<label>{name or key} <select id="{key}" aria-label="{name or key}">{choices}</select></label>'
 
 
 def _slider(key: str, options: list[str], index: int) -> str:
-    ends = f'min="0" max="{len(options) - 1}" step="1" value="{index}" data-options="{" ".join(options)}"'
+    ends = f'min="0" max="{len(options) - 1}" step="1" value="{index}" data-options="{as_html(" ".join(options))}"'
     return f'<label>{key} <input type="range" id="{key}" aria-label="{key}" {ends}><output></output></label>'
 
 

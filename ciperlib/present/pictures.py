@@ -17,6 +17,7 @@ from torch import Tensor
 from ciperlib.analyse.embedding import Embedding
 from ciperlib.analyse.features import Features
 from ciperlib.analyse.saliency import as_bytes
+from ciperlib.markup import as_plotly
 from ciperlib.present.plotting import GREY, TEMPLATE, WIDTH
 
 
@@ -39,7 +40,7 @@ def plot_images(
         )  # fmt: skip
         if i < len(captions):
             figure.add_annotation(
-                x=column * (side + 4) + side / 2, y=row * (tall + gap) + tall, text=captions[i],
+                x=column * (side + 4) + side / 2, y=row * (tall + gap) + tall, text=as_plotly(captions[i]),
                 showarrow=False, yanchor="top", font_size=11,
             )  # fmt: skip
     width, height = columns * (side + 4), rows * (tall + gap)
@@ -64,7 +65,9 @@ def plot_views(rows: Mapping[str, Tensor], parameters: Tensor, names: Sequence[s
                 source=_png(pixels, 3), xref="x", yref="y", x=i - 0.47, y=r - 0.47, sizex=0.94, sizey=0.94,
                 yanchor="top", sizing="stretch", layer="below",
             )  # fmt: skip
-    ticks = dict(tickvals=list(range(len(rows))), ticktext=list(rows), showgrid=False, zeroline=False)
+    ticks = dict(
+        tickvals=list(range(len(rows))), ticktext=[as_plotly(row) for row in rows], showgrid=False, zeroline=False
+    )
     figure.update_yaxes(range=[len(rows) - 0.5, -0.5], **ticks, row=1, col=1)
     values = parameters.cpu().numpy().T + 0.0  # (D, B); no negative zeros
     spread = values.max(1, keepdims=True) - values.min(1, keepdims=True)
@@ -74,8 +77,8 @@ def plot_views(rows: Mapping[str, Tensor], parameters: Tensor, names: Sequence[s
         showscale=False, xgap=3, ygap=2, hoverinfo="text", zmin=0, zmax=1, row=2, col=1,
         colorscale=[[0, "#A6CEE3"], [0.5, "#EEEEEE"], [1, "#EEB48C"]], textfont_color="#222222",  # on any page
     )  # fmt: skip
-    ticks = dict(tickvals=list(range(len(names))), ticktext=[name.replace("_", " ") for name in names], showgrid=False)
-    ticks["zeroline"] = False
+    texts = [as_plotly(name.replace("_", " ")) for name in names]
+    ticks = dict(tickvals=list(range(len(names))), ticktext=texts, showgrid=False, zeroline=False)
     figure.update_yaxes(autorange="reversed", **ticks, row=2, col=1)
     figure.update_xaxes(visible=False, range=[-0.5, b - 0.5])
     margins = dict(l=130, r=10, t=10, b=10)
@@ -97,7 +100,9 @@ def plot_maps(
     figure = go.Figure(layout=dict(template=TEMPLATE))
     for r, (name, pictures) in enumerate(rows.items()):
         y = top + r * (side + gap)
-        figure.add_annotation(x=left - 10, y=y + side / 2, text=name, showarrow=False, xanchor="right", font_size=14)
+        figure.add_annotation(
+            x=left - 10, y=y + side / 2, text=as_plotly(name), showarrow=False, xanchor="right", font_size=14
+        )
         for i, pixels in enumerate(pictures):
             figure.add_layout_image(
                 source=_png(pixels, 4 if r == 0 else 1), xref="x", yref="y", x=left + i * (side + gap), y=y,
@@ -105,7 +110,7 @@ def plot_maps(
             )  # fmt: skip
     for i, text in enumerate(captions):
         place = dict(x=left + i * (side + gap) + side / 2, y=top / 2)
-        figure.add_annotation(**place, text=text, showarrow=False, font_size=11)
+        figure.add_annotation(**place, text=as_plotly(text), showarrow=False, font_size=11)
     width, height = left + n * (side + gap), top + len(rows) * (side + gap)
     figure.update_xaxes(visible=False, range=[0, width])
     figure.update_yaxes(visible=False, range=[height, 0])
@@ -121,7 +126,7 @@ def plot_embeddings(embeddings: Mapping[str, Embedding], factors: Sequence[str],
     rows, columns = list(embeddings), list(factors)
     figure = make_subplots(
         rows=len(rows), cols=len(columns), horizontal_spacing=0.01, vertical_spacing=0.02,
-        column_titles=[factor.replace("_", " ") for factor in columns],
+        column_titles=[as_plotly(factor.replace("_", " ")) for factor in columns],
     )  # fmt: skip
     for r, (name, embedding) in enumerate(embeddings.items(), 1):
         for c, factor in enumerate(columns, 1):
@@ -132,9 +137,10 @@ def plot_embeddings(embeddings: Mapping[str, Embedding], factors: Sequence[str],
             )  # fmt: skip
             for text, place in embedding_names(embedding, factor):
                 figure.add_annotation(
-                    x=place[0], y=place[1], text=text, showarrow=False, yanchor="top", font_size=10, row=r, col=c
-                )
-        figure.update_yaxes(title=dict(text=name, font_size=14), row=r, col=1)
+                    x=place[0], y=place[1], text=as_plotly(text), showarrow=False, yanchor="top", font_size=10,
+                    row=r, col=c,
+                )  # fmt: skip
+        figure.update_yaxes(title=dict(text=as_plotly(name), font_size=14), row=r, col=1)
     figure.update_xaxes(showticklabels=False, showgrid=False, zeroline=False)
     figure.update_yaxes(showticklabels=False, showgrid=False, zeroline=False)
     side = (WIDTH - 40) // max(3, len(columns))
@@ -175,7 +181,7 @@ def add_trail(figure: go.Figure, trail: Tensor, name: str, **place: int) -> go.F
     """An orbit trail [n, 2] drawn over a figure of points, its beginning marked."""
     x, y = trail.numpy().T
     line = dict(color=GREY, width=1.5)
-    figure.add_scatter(x=x, y=y, mode="lines", line=line, name=name, showlegend=False, **place)
+    figure.add_scatter(x=x, y=y, mode="lines", line=line, name=as_plotly(name), showlegend=False, **place)
     start = dict(color="#FFFFFF", size=9, line=dict(color=GREY, width=2))
     figure.add_scatter(x=x[:1], y=y[:1], mode="markers", marker=start, showlegend=False, **place)
     return figure

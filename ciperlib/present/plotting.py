@@ -1,4 +1,8 @@
-"""Figures: every `plot_` function takes numbers and gives a plotly Figure; nothing is computed or shown here."""
+"""Figures: every `plot_` function takes numbers and gives a plotly Figure; nothing is computed or shown here.
+
+Names that come with the numbers are shown as they are; titles are the caller's own words, in which plotly's little
+HTML works.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,7 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from ciperlib.config import ALPHAS, IMAGE_STEPS, Config
+from ciperlib.markup import as_plotly
 
 # Okabe and Ito's colours, told apart by colour-blind readers; one colour a method through the whole workbook.
 COLOURS = {
@@ -43,6 +48,8 @@ LABELS = {
     "sie": "SIE",
     "clever": "CLeVER",
 }
+LOSSES = {"contrastive": "contrastive loss (nats)", "predictive": "predictive loss"}
+BOOKKEEPING = ("epoch", "total", "learning_rate", "seconds")  # of a history; all else are terms of the loss
 WIDTH = 840  # pixels: what JupyterLab shows beside its file browser in a window of 1,280
 GREY = "#777777"  # readable on white and on black
 GRID = "rgba(127,127,127,0.25)"
@@ -67,7 +74,8 @@ def label(config: Config) -> str:
     kinds = {IMAGE_STEPS: "image aug.", ("pose",): "pose aug.", ("session",): "session aug."}
     kinds |= {tuple(step for step in IMAGE_STEPS if step != left): f"no {left}" for left in IMAGE_STEPS}
     kind = kinds.get(config.augmentations, "+".join(config.augmentations))
-    method = LABELS[config.method] + (f" {config.alpha:g}" if config.alpha != ALPHAS.get(config.method, 0) else "")
+    weight = f" {config.alpha:g}" if config.alpha != ALPHAS.get(config.method, 0) else ""
+    method = LABELS.get(config.method, config.method) + weight
     name = method if config.method == "random" else f"{method}, {kind}"
     return name if config.coordinates else f"{name}, without coordinates"
 
@@ -102,8 +110,8 @@ def plot_measures(
         means = rows.groupby("measure")["value"].mean()
         known = [(m, name) for m, name in enumerate(measures) if name in means]
         figure.add_scatter(
-            x=[means[name] for _, name in known], y=[m + shift for m, _ in known], mode="markers", name=encoder,
-            marker=marker, hovertemplate=f"{encoder}: %{{x:.3f}}<extra></extra>",
+            x=[means[name] for _, name in known], y=[m + shift for m, _ in known], mode="markers",
+            name=as_plotly(encoder), marker=marker, hovertemplate=f"{as_plotly(encoder)}: %{{x:.3f}}<extra></extra>",
         )  # fmt: skip
         each = [
             (row.value, list(measures).index(row.measure) + shift)
@@ -138,7 +146,7 @@ def plot_curves(curves: Mapping[str, Mapping[str, Tensor]], *, x_title: str, y_t
         for column, panel in enumerate(panels, 1):
             mean = parts[panel].mean(0).cpu().numpy()
             figure.add_scatter(
-                x=np.linspace(0, 1, len(mean)), y=mean, name=name, legendgroup=name, showlegend=column == 1,
+                x=np.linspace(0, 1, len(mean)), y=mean, name=as_plotly(name), legendgroup=name, showlegend=column == 1,
                 line=dict(color=qualitative.Safe[i], width=3, dash=dash), mode="lines", row=1, col=column,
             )  # fmt: skip
     figure.update_xaxes(title=x_title).update_yaxes(title=y_title, col=1)
@@ -153,29 +161,50 @@ def plot_lines(
     figure = go.Figure(layout=dict(template=TEMPLATE, title=title, height=420, width=WIDTH))
     for (column, name), colour in zip(ys.items(), colours):
         line = dict(color=colour, width=3)
-        figure.add_scatter(x=frame[x], y=frame[column], name=name, mode="lines+markers", line=line)
+        figure.add_scatter(x=frame[x], y=frame[column], name=as_plotly(name), mode="lines+markers", line=line)
     return figure.update_xaxes(title=x_title).update_yaxes(title=y_title)
 
 
-def plot_history(histories: Mapping[str, pd.DataFrame], *, title: str = "") -> go.Figure:
-    """Loss curves of several runs (name -> `Run.history`): contrastive on the left, predictive on the right."""
-    terms = [t for t in ("contrastive", "predictive") if any(t in h for h in histories.values())]
-    names = {"contrastive": "contrastive loss (nats)", "predictive": "predictive loss"}
-    figure = make_subplots(cols=len(terms), horizontal_spacing=0.14)
-    for label, history in histories.items():
-        colour = COLOURS.get(label, GREY)
-        for column, term in enumerate(terms, 1):
-            if term in history:
-                figure.add_scatter(
-                    x=history["epoch"], y=history[term], name=LABELS.get(label, label), legendgroup=label,
-                    showlegend=column == 1 or terms[0] not in history, mode="lines+markers",
-                    line=dict(color=colour, width=3), row=1, col=column,
-                )  # fmt: skip
-    for column, term in enumerate(terms, 1):
-        step = max((-(-len(history) // 6) for history in histories.values()), default=1)
-        figure.update_xaxes(title="epoch", dtick=max(1, step), row=1, col=column)
-        figure.update_yaxes(title=names[term], row=1, col=column)
-    return figure.update_layout(template=TEMPLATE, title=title, height=420, width=WIDTH)
+def plot_history(
+    histories: Mapping[str, pd.DataFrame], *, before: Mapping[str, pd.DataFrame] | None = None, title: str = ""
+) -> go.Figure:
+    """Loss curves of several runs, one panel for each term that any of them has.
+
+    Args:
+        histories: method -> `Run.history`.
+        before: name -> the history of another run, which is drawn dimly, to compare with.
+    """
+    before = before or {}
+    every = [*before.values(), *histories.values()]
+    terms = list(dict.fromkeys(c for h in reversed(every) for c in h if c not in BOOKKEEPING)) or ["total"]
+    columns = {1: 1, 2: 2, 4: 2}.get(len(terms), 3)
+    rows = -(-len(terms) // columns)
+    names = [LOSSES.get(term, as_plotly(f"{term.replace('_', ' ')} loss")) for term in terms]
+    wide = dict(horizontal_spacing=0.14) if columns < 3 else dict(horizontal_spacing=0.09, subplot_titles=names)
+    figure = make_subplots(rows=rows, cols=columns, vertical_spacing=0.6 / (rows + 1), **wide)
+    for i, (name, history) in enumerate((before | dict(histories)).items()):
+        _add_history(figure, history, name, terms, columns, dim=i < len(before))
+    step = max((-(-len(history) // 6) for history in every), default=1)
+    figure.update_xaxes(title=dict(text="epoch", standoff=6), dtick=max(1, step))
+    if columns < 3:
+        for i, name in enumerate(names):
+            figure.update_yaxes(title=name, row=i // columns + 1, col=i % columns + 1)
+    height = 420 if rows == 1 else 140 + 240 * rows
+    return figure.update_layout(template=TEMPLATE, title=title, height=height, width=WIDTH, legend_y=1.08)
+
+
+def _add_history(
+    figure: go.Figure, history: pd.DataFrame, name: str, terms: list[str], columns: int, dim: bool
+) -> None:  # fmt: skip
+    line = dict(color=GREY, width=2, dash="dot") if dim else dict(color=COLOURS.get(name, GREY), width=3)
+    own = [term for term in terms if term in history]
+    for term in own:
+        row, column = divmod(terms.index(term), columns)
+        figure.add_scatter(
+            x=history["epoch"], y=history[term], name=as_plotly(LABELS.get(name, name.replace("_", " "))),
+            legendgroup=name, showlegend=term == own[0], mode="lines" if dim else "lines+markers", line=line,
+            row=row + 1, col=column + 1,
+        )  # fmt: skip
 
 
 def plot_scores(
@@ -200,7 +229,7 @@ def plot_scores(
         for name, value in (floors or {}).get(factor, {}).items():
             figure.add_vline(x=value, line=dict(color=GREY, width=1.5, dash="dot"), row=1, col=column)
             figure.add_annotation(
-                x=value, y=len(encoders) - 0.45, text=name, showarrow=False, font_size=10, xanchor="left",
+                x=value, y=len(encoders) - 0.45, text=as_plotly(name), showarrow=False, font_size=10, xanchor="left",
                 row=1, col=column,
             )  # fmt: skip
     figure.update_yaxes(autorange="reversed", showgrid=False, range=[len(encoders) - 0.3, -0.6])
@@ -232,13 +261,14 @@ def plot_synergy(points: pd.DataFrame) -> go.Figure:
     for (group, rows), symbol in zip(points.groupby("group", sort=False), ("circle-open", "diamond", "square", "x")):
         colours = [COLOURS.get(method, GREY) for method in rows["method"]]
         figure.add_scatter(
-            x=rows["entropy"], y=rows["value"], name=group, mode="markers", hovertext=rows["name"],
+            x=rows["entropy"], y=rows["value"], name=as_plotly(group), mode="markers",
+            hovertext=[as_plotly(name) for name in rows["name"]],
             marker=dict(color=colours, size=12, symbol=symbol, line_width=2),
             error_y=dict(array=rows["high"] - rows["value"], arrayminus=rows["value"] - rows["low"], thickness=1.5),
         )  # fmt: skip
     first = points["group"].iloc[0]
     for together in _close_points(points):
-        x, y, names = together["entropy"].mean(), together["value"].mean(), list(together["name"])
+        x, y, names = together["entropy"].mean(), together["value"].mean(), list(map(as_plotly, together["name"]))
         text = "<br>".join(", ".join(names[i : i + 2]) for i in range(0, len(names), 2))
         if len(names) == 1 and together["group"].iloc[0] == first:
             place = dict(y=together["high"].iloc[0], yshift=12, showarrow=False)
@@ -274,24 +304,26 @@ def plot_factors(table: pd.DataFrame, *, x_title: str, title: str = "") -> go.Fi
         shift = (i - (len(encoders) - 1) / 2) * 0.22
         figure.add_scatter(
             x=rows["value"], y=[factors.index(factor) + shift for factor in rows["factor"]], mode="markers",
-            name=LABELS.get(encoder, encoder), marker=dict(color=COLOURS.get(rows["method"].iloc[0], GREY), size=11),
+            name=as_plotly(LABELS.get(encoder, encoder)),
+            marker=dict(color=COLOURS.get(rows["method"].iloc[0], GREY), size=11),
             error_x=dict(array=rows["high"] - rows["value"], arrayminus=rows["value"] - rows["low"], thickness=2),
-            text=rows["factor"], hovertemplate=f"{encoder}, %{{text}}: %{{x:.3f}}<extra></extra>",
+            text=[as_plotly(factor) for factor in rows["factor"]],
+            hovertemplate=f"{as_plotly(encoder)}, %{{text}}: %{{x:.3f}}<extra></extra>",
         )  # fmt: skip
-    names = [factor.replace("_", " ") for factor in factors]
+    names = [as_plotly(factor.replace("_", " ")) for factor in factors]
     figure.update_yaxes(tickvals=list(range(len(factors))), ticktext=names, range=[len(factors) - 0.4, -0.6])
     return figure.update_xaxes(title=x_title, range=[min(-0.05, table["value"].min() - 0.05), 1.02], zeroline=True)
 
 
 def _score_title(table: pd.DataFrame, factor: str) -> str:
     metric = table.loc[table["factor"] == factor, "metric"].iloc[0]
-    return f"{factor}<br>{metric.replace('R2', 'R²')}"
+    return f"{as_plotly(factor)}<br>{as_plotly(metric.replace('R2', 'R²'))}"
 
 
 def _add_score(figure: go.Figure, rows: pd.DataFrame, encoder: str, column: int) -> None:
     if rows.empty:
         return
-    colour = COLOURS.get(rows["method"].iloc[0], GREY)
+    colour, encoder = COLOURS.get(rows["method"].iloc[0], GREY), as_plotly(encoder)
     mean = rows["value"].mean()
     low, high = (rows[["low", "high"]].iloc[0]) if len(rows) == 1 else (rows["value"].min(), rows["value"].max())
     figure.add_scatter(

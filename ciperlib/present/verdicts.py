@@ -9,6 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from ciperlib.analyse.tables import over_seeds
+from ciperlib.markup import as_plotly
 from ciperlib.present.plotting import GREY, TEMPLATE, WIDTH
 
 VERDICTS = {  # and their colours: told apart by colour-blind readers, readable under black letters
@@ -84,7 +85,8 @@ def _draw_cells(value, text, rows: Sequence[str], columns: Sequence[str], **colo
     """A table with a colour and a text in each cell."""
     figure = go.Figure(layout=dict(template=TEMPLATE, width=WIDTH, height=130 + 38 * len(rows)))
     figure.add_heatmap(
-        z=value, x=[column.replace("_", "<br>") for column in columns], y=rows, text=text, texttemplate="%{text}",
+        z=value, x=[as_plotly(column).replace("_", "<br>") for column in columns], y=[as_plotly(row) for row in rows],
+        text=text, texttemplate="%{text}",
         textfont=dict(size=11, color="black"), showscale=False, xgap=2, ygap=2,
         hovertemplate="%{y}, %{x}: %{text}<extra></extra>", **colours,
     )  # fmt: skip

@@ -51,7 +51,7 @@ class AugmentationStudio(Control):
         strengths = list(self.strengths.values())
         columns = [widgets.VBox(part) for part in (strengths[:2], strengths[2:], [self.change, self.value])]
         boxes = widgets.HBox([*self.steps.values(), self.again], layout=WRAPPED)
-        super().__init__(boxes, widgets.HBox(columns, layout=WRAPPED), self.view, static=static)
+        super().__init__(boxes, widgets.HBox(columns, layout=WRAPPED), shown=[self.view], static=static)
         self._offer()
         self.on(self.redraw, *self.steps.values(), *self.strengths.values(), self.value)
         self.on(self.start_change, self.change)

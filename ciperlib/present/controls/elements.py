@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import html
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import anywidget
@@ -13,6 +12,7 @@ import ipywidgets as widgets
 import plotly.graph_objects as go
 import traitlets
 
+from ciperlib.markup import as_html
 from ciperlib.present.notebook import show_figure
 
 _SLIDER = """
@@ -97,6 +97,18 @@ def make_box(description: str, value: bool) -> widgets.Checkbox:
     return widgets.Checkbox(value, description=description, indent=False, layout=layout)
 
 
+class Text(widgets.HTML):
+    """Words, shown as they are: what is quoted in them cannot become markup."""
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__()
+        self.show(*lines)
+
+    def show(self, *lines: str) -> None:
+        """Shows other words, one line below the other."""
+        self.value = "<br>".join(as_html(line) for line in lines)
+
+
 class LiveFigure(widgets.Box):
     """A figure that changes in place.
 
@@ -144,18 +156,27 @@ class LiveFigure(widgets.Box):
         output = self.children[0]
         with output:
             output.clear_output(wait=True)
-            show_figure(self.figure, live=False)
+            show_figure(self.figure)
 
 
 class Control(widgets.VBox):
-    """What all controls share: what goes wrong is said in a sentence below, and what was shown before stays."""
+    """What all controls share: what goes wrong is said in a sentence, and what was shown before stays.
+
+    Args:
+        inputs: what is operated.
+        shown: what follows from it. The sentence stands between them, above the figure, where it is seen.
+        static: where anywidget cannot load.
+    """
 
     aftermath = "The choice before is still shown."
 
-    def __init__(self, *parts: widgets.Widget, static: bool = False) -> None:
-        self.message = widgets.HTML()
+    def __init__(
+        self, *inputs: widgets.Widget, shown: Sequence[widgets.Widget] = (), static: bool = False
+    ) -> None:  # fmt: skip
+        self.message = widgets.HTML(layout=widgets.Layout(min_height="28px"))  # of one line: the figure does not jump
         self.error: Exception | None = None
-        super().__init__([*parts, self.message, *([] if static else [_Keys()])])
+        self._attempts = 0
+        super().__init__([*inputs, self.message, *shown, *([] if static else [_Keys()])])
         self.add_class("ciper-control")
 
     def on(self, act: Callable[[], str | None], *parts: widgets.Widget) -> None:
@@ -172,6 +193,8 @@ class Control(widgets.VBox):
         Args:
             aftermath: a second sentence after an error: what became of all else. Default: the class's.
         """
+        self._attempts += 1
+        this = self._attempts
         try:
             text = act()
         except Exception as error:
@@ -182,11 +205,12 @@ class Control(widgets.VBox):
             if not ours:
                 traceback.print_exception(error, file=sys.stderr)
         else:
-            self.error = None
-            self.say(text or "")
+            if text or self._attempts == this:  # else one choice made another, which has had its say
+                self.error = None
+                self.say(text or "")
 
     def say(self, text: str, warning: bool = False) -> None:
-        """A sentence below the control."""
+        """A sentence between the inputs and what they show."""
         role = "alert" if warning else "status"
         style = "border-left: 4px solid #D55E00; padding-left: 8px" if warning else ""
-        self.message.value = f'<div role="{role}" style="{style}">{html.escape(text)}</div>' if text else ""
+        self.message.value = f'<div role="{role}" style="{style}">{as_html(text)}</div>' if text else ""

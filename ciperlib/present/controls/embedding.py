@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from ciperlib.analyse.embedding import Embedding, orbit_trail
 from ciperlib.data.imageset import ImageSet
-from ciperlib.present.controls.elements import Control, make_slider
+from ciperlib.present.controls.elements import Control, Text, make_slider
 from ciperlib.present.pictures import add_trail, as_png, plot_embeddings
 
 ANGLES = ("azimuth", "elevation")
@@ -31,13 +31,13 @@ class EmbeddingExplorer(Control):
         figure = plot_embeddings({"": embedding}, [factor], size=6).update_layout(width=560, height=560)
         self.figure = go.FigureWidget(figure.update_traces(hoverinfo="none"))
         self.picture = widgets.Image(format="png", width=192)
-        self.text = widgets.HTML("Point at a dot to see its image; click it to see its object turn.")
+        self.text = Text("Point at a dot to see its image; click it to see its object turn.")
         self.row = make_slider("image", [str(i) for i in images.ids.tolist()])
         self.turn = widgets.Button(description="join its orbit")
         self.figure.data[0].on_hover(lambda _trace, points, _state: self.attempt(lambda: self.show(points.point_inds)))
         self.figure.data[0].on_click(lambda _trace, points, _state: self.attempt(lambda: self.join(points.point_inds)))
         keys = widgets.HBox([self.row, self.turn])
-        super().__init__(keys, widgets.HBox([self.figure, widgets.VBox([self.picture, self.text])]))
+        super().__init__(keys, shown=[widgets.HBox([self.figure, widgets.VBox([self.picture, self.text])])])
         self.on(lambda: self.show([self.row.index]), self.row)
         self.on(lambda: self.join([self.row.index]), self.turn)
 
@@ -45,7 +45,7 @@ class EmbeddingExplorer(Control):
         """Shows the image of the first of `rows` and what is known of it; nothing for an empty list."""
         if rows:
             self.picture.value = as_png(self.images.images[rows[0]], 6)
-            self.text.value = "<br>".join(f"{name}: {self._value(name, rows[0])}" for name in self.images.factors)
+            self.text.show(*(f"{name}: {self._value(name, rows[0])}" for name in self.images.factors))
 
     def join(self, rows: list[int]) -> None:
         """Draws the trail through the images that share the first row's object, instead of the trail before."""

@@ -10,7 +10,7 @@ from ciperlib.analyse.portrait import Sitting, read_or_make
 from ciperlib.config import IMAGE_STEPS
 from ciperlib.learn.runs import STATUS, RunError, load_run, runs_root
 from ciperlib.present import explorer
-from ciperlib.present.controls.elements import NARROW, STYLE, Control, LiveFigure, make_list, make_slider
+from ciperlib.present.controls.elements import NARROW, STYLE, Control, LiveFigure, Text, make_list, make_slider
 from ciperlib.present.plotting import label
 
 
@@ -42,10 +42,11 @@ class AlphaExplorer(Control):
         self.colouring = make_list("colour by", list(explorer.COLOURINGS), colouring)
         self.own = make_list("encoder", [("of the zoo", "")], "")
         self.view = LiveFigure(explorer.plot_portrait(self.portrait, image, colouring), static)
-        self.about = widgets.HTML(explorer.describe(self.portrait))
+        self.about = Text(explorer.describe(self.portrait))
         left = self.method, self.views, self.alpha, self.typed
         right = self.own, self.seed, self.image, self.colouring
-        super().__init__(widgets.HBox([widgets.VBox(left), widgets.VBox(right)]), self.view, self.about, static=static)
+        inputs = widgets.HBox([widgets.VBox(left), widgets.VBox(right)])
+        super().__init__(inputs, shown=[self.view, self.about], static=static)
         self.refresh()
         self.on(self.choose, self.alpha, self.seed, self.views, self.method, self.own)
         self.on(self.type_alpha, self.typed)
@@ -64,7 +65,7 @@ class AlphaExplorer(Control):
         self.typed.value = float(self._at(self.alpha))
         parts = explorer.encoder_parts(self.portrait) | explorer.map_parts(self.portrait, self.image.value)
         self.view.exchange(parts | explorer.name_parts(self.portrait, self.colouring.value))
-        self.about.value = explorer.describe(self.portrait)
+        self.about.show(explorer.describe(self.portrait))
 
     def look(self) -> None:
         """Shows the map of another image."""
@@ -79,7 +80,7 @@ class AlphaExplorer(Control):
         self.view.exchange(explorer.name_parts(self.portrait, factor) | explorer.colour_parts(factor))
 
     def refresh(self) -> None:
-        """Looks again for encoders that were trained here; one that is damaged is named below."""
+        """Looks again for encoders that were trained here; one that is damaged is named."""
         names, chosen, damaged = [("of the zoo", "")], self.own.value, []
         for folder in sorted(path.parent for path in runs_root().glob(f"*/{STATUS}")):
             try:
@@ -87,7 +88,7 @@ class AlphaExplorer(Control):
             except RunError as error:
                 damaged.append(str(error))
                 continue
-            if c.method in (*explorer.METHODS, "simclr"):
+            if c.method != "random":
                 names.append((f"{label(c)}, seed {c.seed}, {c.epochs} epochs", str(folder)))
         self.own.options = names
         self.own.value = chosen

@@ -1,0 +1,399 @@
+"""Faults that the tests must see: each is planted in a copy of the tree, alone, and the tests named for it must fail.
+
+    python tests/planted.py [--only NAME ...] [--share 0.2 --seed 0] [--output FILE]
+
+Every test named is one of `make test`. What is planted is exact text: where that is no longer found, or found twice,
+the fault is an error too, so that the table cannot rot. The exit status is 1 if any fault is not caught.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+HERE = Path(__file__).resolve().parents[1]
+COPIED = ("ciperlib", "tests", "notebooks", "figures", "data", "README.md", "pyproject.toml", "constraints.txt",
+          "environment.yml", "Makefile")  # fmt: skip
+SECONDS = 900  # after which the tests of a fault hang
+CAUGHT, SURVIVED = "caught", "survived"
+
+
+class Fault(NamedTuple):
+    """What is planted where, and the tests (files, or node ids below tests/) of which at least one must fail."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: str
+
+
+TRAINING, KIN, AUGMENT = "learn/training.py", "learn/kin.py", "learn/augment.py"
+BATCHES, LEAKS, FIGURES = "test_batches.py::test_", "test_leaks.py::test_", "test_figures.py::test_"
+EQUIVARIANCE, PROBES, KINS = "test_equivariance.py::test_", "test_probes.py::test_", "test_kin.py::test_"
+
+FAULTS = (
+    # --- the loop
+    Fault("every epoch has the same seed", TRAINING,
+          'derived_seed(self.config.seed, "epoch", epoch)', 'derived_seed(self.config.seed, "epoch", 0)',
+          f"{BATCHES}every_epoch_and_every_seed_has_an_order_of_its_own"),
+    Fault("images are never shuffled", TRAINING,
+          "torch.randperm(len(self.images), generator=generator, device=self.device)",
+          "torch.arange(len(self.images), device=self.device)",
+          f"{BATCHES}every_epoch_and_every_seed_has_an_order_of_its_own"),
+    Fault("no weight decay", TRAINING,
+          "config.learning_rate, config.momentum, weight_decay=config.weight_decay)",
+          "config.learning_rate, config.momentum)",
+          f"{BATCHES}weight_decay_reaches_every_weight"),
+    Fault("no decay of biases and norms", TRAINING,
+          "return torch.optim.SGD(parameters, config.learning_rate",
+          'parameters = [{"params": [p for p in parameters if p.ndim > 1]}, {"params": [p for p in parameters if '
+          'p.ndim < 2], "weight_decay": 0.0}]\n    return torch.optim.SGD(parameters, config.learning_rate',
+          f"{BATCHES}weight_decay_reaches_every_weight"),
+    Fault("the anchor is the first view", TRAINING,
+          "yield Batch(index[mine], _fast(self.images.floats(index[mine])), views, category)",
+          "yield Batch(index[mine], views[0].images, views, category)",
+          f"{BATCHES}the_anchor_is_the_clean_image_and_index_and_category_are_its_own"),
+    Fault("the method's crop scales are ignored", TRAINING,
+          "{scale: make_augmentation(config, images, scale) for scale in scales}",
+          "{scale: make_augmentation(config, images) for scale in scales}",
+          f"{BATCHES}crops_are_of_the_size_that_the_method_asks_for"),
+    Fault("both views are the same", TRAINING,
+          "drawn = [self.augmentations[scale](self.images, index, generator) for scale in self.objective.crops]",
+          "drawn = [self.augmentations[self.objective.crops[0]](self.images, index, generator)] "
+          "* len(self.objective.crops)",
+          f"{BATCHES}views_are_drawn_independently_of_each_other"),
+    Fault("what is left over is always the same", TRAINING,
+          "order = torch.randperm(len(self.images), generator=generator, device=self.device)",
+          "order = torch.randperm(self.steps * self.config.batch_size, generator=generator, device=self.device)",
+          f"{BATCHES}an_image_is_met_at_most_once_an_epoch_and_none_is_left_out_for_ever"),
+    Fault("the category is another image's", TRAINING,
+          "self.category[index[mine]]", "self.category[index.flip(0)[mine]]",
+          f"{BATCHES}the_anchor_is_the_clean_image_and_index_and_category_are_its_own"),
+    Fault("the cosine is a step ahead", TRAINING,
+          "self._set_rate(epoch * self.steps + step)", "self._set_rate(epoch * self.steps + step + 1)",
+          f"{BATCHES}the_rate_follows_a_cosine"),
+    Fault("half the learning rate", TRAINING,
+          "self.config.learning_rate * (1 + math.cos(math.pi * done)) / 2",
+          "self.config.learning_rate * (1 + math.cos(math.pi * done)) / 4",
+          f"{BATCHES}the_rate_follows_a_cosine"),
+    Fault("BatchNorm keeps the mode it was left in", TRAINING,
+          "        self.objective.train()\n", "",
+          f"{BATCHES}batch_norm_learns_the_statistics_of_each_training_pass"),
+    Fault("gradients are never set to nothing", TRAINING,
+          "        self.optimiser.zero_grad(set_to_none=True)\n", "",
+          f"{BATCHES}momentum_carries_the_steps_before"),
+    Fault("a resumed run forgets its momentum", TRAINING,
+          'OPTIMISER_STATE = ("momentum_buffer", "step"', 'OPTIMISER_STATE = ("step"',
+          "test_training.py::test_a_stopped_run_resumes_to_the_bit"),
+    Fault("the share that is done lags a step behind", TRAINING,
+          "(epoch * self.steps + step + 1) / (self.steps * self.config.epochs)",
+          "(epoch * self.steps + step) / (self.steps * self.config.epochs)",
+          f"{BATCHES}the_share_of_the_training_that_is_done_ends_at_1"),
+    Fault("a teacher does not know the colours", TRAINING,
+          "for encoder in self.objective.modules():", "for encoder in [self.objective.encoder]:",
+          f"{KINS}a_teacher_knows_the_colours_of_the_images"),
+    Fault("own rows get no gradient where processes share a batch", "learn/parallel.py",
+          "    parts[rank()] = rows\n", "",
+          "test_training.py::test_two_processes_equal_one[ciper]"),
+    # --- views
+    Fault("grey before jitter", AUGMENT,
+          "for step in (self._jitter, self._grey):", "for step in (self._grey, self._jitter):",
+          "test_augment.py::test_operations_agree_with_torchvision"),
+    Fault("jitter reaches up and never down", AUGMENT,
+          "low + (high - low) * factor, neutral", "neutral + (high - neutral) * factor, neutral",
+          "test_augment.py::test_jitter_is_distributed_as_torchvisions"),
+    Fault("jitter's order is always the first", AUGMENT,
+          "columns.append((order * len(ORDERS)).floor())", "columns.append(torch.zeros_like(order))",
+          "test_augment.py::test_jitter_is_distributed_as_torchvisions"),
+    Fault("a flip that is not done is written down", AUGMENT,
+          "columns = torch.where(named[\"flip\"].bool()[:, None], columns.flip(1), columns)",
+          "columns = torch.where(named[\"flip\"].bool()[:, None], columns, columns)",
+          "test_augment.py::test_operations_agree_with_torchvision"),
+    Fault("the pose is the anchor's minus the view's", AUGMENT,
+          "change = factors[name][view] - factors[name][anchor]",
+          "change = factors[name][anchor] - factors[name][view]",
+          f"{BATCHES}a_pose_view_is_another_image_of_the_object_and_says_how_it_was_turned"),
+    Fault("an image can be its own partner", "learn/partners.py",
+          "start + chosen + length * (chosen >= skip)", "start + chosen",
+          f"{BATCHES}a_pose_view_is_another_image_of_the_object_and_says_how_it_was_turned"),
+    Fault("the last partner is never drawn", "learn/partners.py",
+          "(random.double() * left).long()", "(random.double() * (left - 1)).long()",
+          f"{BATCHES}every_other_image_of_the_object_can_be_the_partner"),
+    # --- losses
+    Fault("targets are standardised by n - 1", "learn/losses.py",
+          "parameters.var(0, unbiased=False) + EPSILON", "parameters.var(0) + EPSILON",
+          "test_losses.py::test_standardisation_is_batch_norm_without_an_affine_part"),
+    Fault("the projector's weights are every seed's", "learn/objectives.py",
+          'with seeded(config.seed, "projector"):', 'with seeded(0, "projector"):',
+          "test_objectives.py::test_every_weight_that_is_drawn_is_drawn_by_the_seed"),
+    Fault("SIE's hypernetwork is every seed's", KIN,
+          'with seeded(config.seed, "hypernetwork"):', 'with seeded(0, "hypernetwork"):',
+          "test_objectives.py::test_every_weight_that_is_drawn_is_drawn_by_the_seed"),
+    Fault("SIE's variance weighs as much as its covariance", KIN,
+          '"variance": 10.0,\n    "prediction', '"variance": 1.0,\n    "prediction',
+          f"{KINS}the_papers_constants"),
+    Fault("SIE turns the target and not the view", KIN,
+          '"equivariance": F.mse_loss(guess, b2),', '"equivariance": F.mse_loss(guess, b1),',
+          f"{KINS}sie_s_terms_and_their_weights"),
+    Fault("EquiMod's temperature is the contrastive one", KIN,
+          "EQUIMOD_TEMPERATURE = 0.2", "EQUIMOD_TEMPERATURE = 0.5",
+          f"{KINS}equimod_finds_the_view_s_embedding"),
+    Fault("E-SSL's rotations are dealt out image by image", KIN,
+          "torch.arange(4, device=h.device).repeat_interleave(len(small))",
+          "torch.arange(4, device=h.device).repeat(len(small))",
+          f"{KINS}essl_is_contrast_and_four_rotations_of_a_small_view"),
+    Fault("AugSelf asks in one order", KIN,
+          "torch.cat((torch.cat((h1, h2), 1), torch.cat((h2, h1), 1)))",
+          "torch.cat((torch.cat((h1, h2), 1), torch.cat((h1, h2), 1)))",
+          f"{KINS}augself_asks_in_both_orders_one_head_a_step"),
+    Fault("the teacher's momentum is another", "learn/distillation.py",
+          "CENTRE_MOMENTUM, TEACHER_MOMENTUM = 0.9, 0.996", "CENTRE_MOMENTUM, TEACHER_MOMENTUM = 0.9, 0.99",
+          f"{KINS}the_papers_constants"),
+    Fault("CLeVER's regularisation weighs nothing", "learn/distillation.py",
+          '"regularisation": size}', '"regularisation": 0.0}',
+          f"{KINS}clever_s_total_is_its_terms_with_their_weights"),
+    Fault("the clean pass has a gradient and no statistics", "learn/objectives.py",
+          "        with torch.no_grad():\n            self.encoder(batch.anchor)\n", "",
+          "test_objectives.py::test_the_clean_pass_moves_batch_statistics_and_gives_no_gradient"),
+    # --- cross-fits
+    Fault("networks are fitted on the fold that they score", "analyse/networks.py",
+          "torch.nonzero((folds != f) & (folds != held[f])).flatten()",
+          "torch.nonzero(folds != held[f]).flatten()",
+          f"{LEAKS}what_a_network_says_of_a_row_does_not_hang_on_the_labels_of_its_fold"),
+    Fault("networks stop where the fold that they score is best", "analyse/networks.py",
+          "loss = -log[f, folds == held[f]].gather(1, y[folds == held[f], None]).mean()",
+          "loss = -log[f, folds == f].gather(1, y[folds == f, None]).mean()",
+          f"{LEAKS}what_a_network_says_of_a_row_does_not_hang_on_the_labels_of_its_fold"),
+    Fault("the direct reader is fitted on the fold that it scores", "analyse/direct.py",
+          "LogisticProblem(x[~own], y[~own], k, like).solve(strength",
+          "LogisticProblem(x, y, k, like).solve(strength",
+          f"{LEAKS}nobody_knows_random_labels_of_rows_that_were_held_out"),
+    Fault("the direct reader chooses on the fold that it scores", "analyse/direct.py",
+          "strength, start = _choose(inner, x[next_one], y[next_one])",
+          "strength, start = _choose(inner, x[own], y[own])",
+          f"{LEAKS}what_is_said_of_a_row_does_not_hang_on_the_labels_of_its_fold"),
+    Fault("folds divide groups", "analyse/summary.py",
+          "distinct, group = torch.unique(groups, return_inverse=True)",
+          "distinct, group = torch.unique(torch.arange(len(groups)), return_inverse=True)",
+          f"{LEAKS}a_twin_among_the_fitted_rows_would_be_seen"),
+    Fault("the summary of a fold has seen it", "analyse/summary.py",
+          "gram, cross = grams.sum(0) - grams[f], crosses.sum(0) - crosses[f]",
+          "gram, cross = grams.sum(0), crosses.sum(0)",
+          f"{LEAKS}what_is_said_of_a_row_does_not_hang_on_the_labels_of_its_fold"),
+    Fault("the linear family is fitted on the fold that it scores", "analyse/vinformation.py",
+          "        rows = self.folds != f\n", "        rows = self.folds >= 0\n",
+          f"{LEAKS}what_is_said_of_a_row_does_not_hang_on_the_labels_of_its_fold"),
+    Fault("the linear family chooses on the fold that it scores", "analyse/vinformation.py",
+          "return self.folds == (f + 1) % self.count", "return self.folds == f",
+          f"{LEAKS}what_is_said_of_a_row_does_not_hang_on_the_labels_of_its_fold"),
+    Fault("the battery is fitted on the images that it scores", "analyse/equivariance.py",
+          "fit, test, groups = block[fitted].double(), block[scored].double(), firsts.groups[scored]\n"
+          "    action = fit_action(fit, firsts.groups[fitted], seed=seed)",
+          "fit, test, groups = block[scored].double(), block[scored].double(), firsts.groups[scored]\n"
+          "    action, fitted = fit_action(fit, firsts.groups[scored], seed=seed), scored",
+          f"{LEAKS}levels_without_meaning_cannot_be_read_retrieved_or_predicted"),
+    Fault("readers choose their strength where they were fitted", "analyse/readers.py",
+          "fits[strength] = model, float(surprise(model, fit[held]).mean())",
+          "fits[strength] = model, float(surprise(model, fit[inner]).mean())",
+          f"{LEAKS}readers_choose_their_strength_on_images_that_they_were_not_fitted_on"),
+    Fault("the inner split divides groups", "analyse/guards.py",
+          "distinct, group = torch.unique(groups, return_inverse=True)",
+          "distinct, group = torch.unique(torch.arange(len(groups)), return_inverse=True)",
+          f"{LEAKS}the_inner_split_keeps_groups_whole_and_loses_no_row"),
+    Fault("parameters are read on the images that were fitted on", "analyse/decodability.py",
+          "found = fit_regression_probe(fit, score, name, seed=seed, draws=draws)",
+          'found = fit_regression_probe(fit, replace(fit, name="again"), name, seed=seed, draws=draws)',
+          f"{LEAKS}a_flip_that_noise_does_not_show_cannot_be_read"),
+    # --- measures
+    Fault("the local sensitivity is twice too large", "analyse/sensitivity.py",
+          "/ (2 * step * spread))", "/ (step * spread))",
+          f"{EQUIVARIANCE}the_local_sensitivity_of_a_representation_that_is_the_factor"),
+    Fault("one level too few in the turn error", "analyse/equivariance.py",
+          "off / (gaps.shape[1] + 1)", "off / gaps.shape[1]",
+          f"{EQUIVARIANCE}the_turn_error_by_a_loop_over_quaternions"),
+    Fault("invariant is what moves half as far as to another image", "analyse/equivariance.py",
+          "INVARIANT, DECODABLE, KEPT = 0.1, 0.1, 0.5", "INVARIANT, DECODABLE, KEPT = 0.5, 0.1, 0.5",
+          f"{EQUIVARIANCE}the_lines_of_the_verdict_are_where_the_docstring_says"),
+    Fault("re-encoded is what a fifth is known of", "analyse/equivariance.py",
+          "INVARIANT, DECODABLE, KEPT = 0.1, 0.1, 0.5", "INVARIANT, DECODABLE, KEPT = 0.1, 0.2, 0.5",
+          f"{EQUIVARIANCE}the_lines_of_the_verdict_are_where_the_docstring_says"),
+    Fault("two fitted images for three dimensions are enough", "analyse/equivariance.py",
+          "FITTED = 1.5", "FITTED = 0.67",
+          f"{EQUIVARIANCE}the_lines_of_the_verdict_are_where_the_docstring_says"),
+    Fault("distances between images are of n instead of n - 1", "analyse/equivariance.py",
+          "square().sum(1) * len(start) / (len(start) - 1)", "square().sum(1)",
+          f"{EQUIVARIANCE}the_invariance_error_and_the_shares_against_loops"),
+    Fault("orbits begin at the last level", "analyse/orbits.py",
+          "torch.stack([part.matrix for part in parts], 1)", "torch.stack([part.matrix for part in parts[::-1]], 1)",
+          "test_transformations.py::test_orbits_have_every_level_of_every_image_in_order"),
+    Fault("the bootstrap draws rows and not groups", "analyse/solvers.py",
+          "distinct, group = torch.unique(groups, return_inverse=True)",
+          "distinct, group = torch.unique(torch.arange(len(groups)), return_inverse=True)",
+          f"{PROBES}interval_covers_the_truth_about_95_times_in_100_whatever_the_groups"),
+    Fault("the interval holds 90 of 100", "analyse/solvers.py",
+          "[0.025, 0.975]", "[0.05, 0.95]",
+          f"{PROBES}interval_is_that_of_a_loop_over_drawn_groups"),
+    Fault("t-intervals of n degrees of freedom", "analyse/tables.py",
+          "student_t.ppf(0.975, n - 1)", "student_t.ppf(0.975, n)",
+          "test_tables.py::test_paired_differences_against_a_loop"),
+    Fault("seeds are not paired", "analyse/tables.py",
+          "(scores[encoder] - scores[control]).dropna()", "(scores[encoder] - scores[control].mean()).dropna()",
+          "test_tables.py::test_paired_differences_against_a_loop"),
+    Fault("azimuths are not wrapped", "analyse/solvers.py",
+          "return torch.atan2(torch.sin(a - b), torch.cos(a - b)).abs()", "return (a - b).abs()",
+          f"{PROBES}circular_error_goes_the_short_way_round"),
+    Fault("neighbours vote without a temperature", "analyse/probes.py",
+          "((similarity.double() - 1) / temperature).exp()", "(similarity.double() - 1).exp()",
+          f"{PROBES}a_near_neighbour_outvotes_three_far_ones_where_the_temperature_is_low"),
+    Fault("an image is its own neighbour", "analyse/embedding.py",
+          "_distances(x, own=torch.inf)", "_distances(x, own=0.0)",
+          "test_embedding.py::test_overlap_against_scikit_learn_s_neighbours"),
+    Fault("FullGrad forgets the coordinates", "analyse/saliency.py",
+          'constants.setdefault("coordinates", []).append(', 'constants.setdefault("none", []); str(',
+          "test_saliency.py::test_the_workbook_s_encoders_with_a_probe_on_top"),
+    Fault("a mask is any ray that meets the object", "data/turntable/raycaster.py",
+          "masks = 2 * met.sum(1) >= shape[1]", "masks = met.any(1)",
+          "test_turntable.py::test_a_mask_is_the_majority_of_a_pixels_rays"),
+    Fault("ties count as misses", "analyse/actions.py",
+          "return (harmonic[nearer + same] - harmonic[nearer]) / same", "return 1.0 / (nearer + same)",
+          f"{EQUIVARIANCE}ties_score_chance"),
+    Fault("present where p is at most a quarter", "analyse/information.py",
+          'if not numbers["p_value"] <= 0.05:', 'if not numbers["p_value"] <= 0.25:',
+          "test_information.py::test_the_verdict_needs_everything_to_agree"),
+    Fault("evidence needs the map alone", "analyse/evidence.py",
+          "if pixels.low > area and swapped.low > hidden.high:", "if pixels.low > area:",
+          "test_evidence.py::test_map_and_experiment_have_to_agree"),
+    # --- figures
+    Fault("lower bars of scores drawn as upper ones", "present/plotting.py",
+          "error_x=dict(array=[high - mean], arrayminus=[mean - low]",
+          "error_x=dict(array=[high - mean], arrayminus=[high - mean]",
+          f"{FIGURES}scores_of_one_seed_show_its_interval"),
+    Fault("lower bars of factors drawn as upper ones", "present/plotting.py",
+          'error_x=dict(array=rows["high"] - rows["value"], arrayminus=rows["value"] - rows["low"]',
+          'error_x=dict(array=rows["high"] - rows["value"], arrayminus=rows["high"] - rows["value"]',
+          f"{FIGURES}factors_show_their_intervals_each_at_its_own"),
+    Fault("lower bars of the synergy drawn as upper ones", "present/plotting.py",
+          'error_y=dict(array=rows["high"] - rows["value"], arrayminus=rows["value"] - rows["low"]',
+          'error_y=dict(array=rows["high"] - rows["value"], arrayminus=rows["high"] - rows["value"]',
+          f"{FIGURES}synergy_shows_its_interval"),
+    Fault("the explorer's bars are exchanged", "present/explorer.py",
+          "bars = dict(array=[h - v for h, v in zip(high, value)], arrayminus=[v - w for v, w in zip(value, low)])",
+          "bars = dict(arrayminus=[h - v for h, v in zip(high, value)], array=[v - w for v, w in zip(value, low)])",
+          f"{FIGURES}the_explorer_shows_the_intervals_of_probes_and_of_the_synergy"),
+    Fault("half of an interval is the whole", "present/verdicts.py",
+          "{(high - low) / 2:.2f}", "{high - low:.2f}",
+          f"{FIGURES}decodability_writes_half_of_the_interval_over_seeds"),
+)  # fmt: skip
+
+
+def stale(fault: Fault, tree: Path = HERE) -> str | None:
+    """What is wrong with an entry of the table: text that is not there, or there twice, or a test that is not."""
+    count = (tree / "ciperlib" / fault.file).read_text().count(fault.old)
+    if count != 1:
+        return f"the text is found {count} times in {fault.file}"
+    file, _, test = fault.tests.partition("::")
+    if test and f"def {test.partition('[')[0]}" not in (tree / "tests" / file).read_text():
+        return f"{fault.tests} is no test"
+    return None
+
+
+@contextmanager
+def copy_of_the_tree() -> Iterator[Path]:
+    """A copy in which anything may be written: links to the files would be written through."""
+    with tempfile.TemporaryDirectory(prefix="planted-") as folder:
+        for name in COPIED:
+            source, target = HERE / name, Path(folder) / name
+            if source.is_dir():
+                shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
+            elif source.exists():
+                shutil.copy2(source, target)
+        yield Path(folder)
+
+
+def run_tests(tree: Path, tests: Sequence[str]) -> tuple[int | None, str]:
+    """Pytest's exit status in the copy (0 passed, 1 failed; None where it hangs) and its last words. The library is the
+    copy's, wherever another one is installed."""
+    environment = {**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    for variable in ("CIPER_RUNS", "CIPER_ZOO", "CIPER_DATA"):
+        environment.pop(variable, None)
+    check = "import ciperlib, sys; sys.exit(not ciperlib.__file__.startswith(sys.argv[1]))"
+    subprocess.run([sys.executable, "-c", check, str(tree)], cwd=tree, env=environment, check=True)
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--tb=line"]
+    command += [node for test in tests for node in _whole_names(f"tests/{test}", tree)]
+    try:
+        done = subprocess.run(command, cwd=tree, env=environment, timeout=SECONDS, capture_output=True, text=True)
+    except subprocess.TimeoutExpired:
+        return None, ""
+    return done.returncode, done.stdout[-2000:] + done.stderr[-2000:]
+
+
+def _whole_names(test: str, tree: Path) -> list[str]:
+    """A node id may be the beginning of a test's name: all that begin so are meant."""
+    file, _, start = test.partition("::")
+    lines = (tree / file).read_text().splitlines() if start else []
+    names = [line[4:].partition("(")[0] for line in lines if line.startswith(f"def {start}")]
+    return [f"{file}::{name}" for name in names] or [test]
+
+
+def plant(fault: Fault, tree: Path) -> str:
+    """Its fate: caught, survived, or what is wrong with the entry."""
+    if wrong := stale(fault, tree):
+        return wrong
+    path = tree / "ciperlib" / fault.file
+    sound = path.read_text()
+    path.write_text(sound.replace(fault.old, fault.new))
+    try:
+        status, _ = run_tests(tree, [fault.tests])
+    finally:
+        path.write_text(sound)
+    return {0: SURVIVED, 1: CAUGHT, None: "its tests hang"}.get(status, f"pytest ends with {status}")
+
+
+def draw(share: float, seed: int) -> list[Fault]:
+    count = max(1, round(share * len(FAULTS)))
+    chosen = set(random.Random(seed).sample(range(len(FAULTS)), count))
+    return [fault for i, fault in enumerate(FAULTS) if i in chosen]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="faults whose name contains one of these words")
+    parser.add_argument("--share", type=float, default=1.0, help="of the faults, drawn by --seed (default: all)")
+    parser.add_argument("--seed", type=int, default=0, help="of the draw")
+    parser.add_argument("--output", type=Path, help="JSON file: name -> caught, survived or what is wrong")
+    parser.add_argument("--list", action="store_true", help="name the faults, and plant none")
+    options = parser.parse_args()
+    chosen = draw(options.share, options.seed)
+    if options.only:
+        chosen = [fault for fault in FAULTS if any(word in fault.name for word in options.only)]
+    fates: dict[str, str] = {}
+    with copy_of_the_tree() as tree:
+        status, words = (0, "") if options.list else run_tests(tree, list(dict.fromkeys(f.tests for f in chosen)))
+        if status != 0:
+            fates["no fault at all"] = f"the tests named for these faults fail without them: {words}"
+        for fault in chosen:
+            fates[fault.name] = (stale(fault) or fault.tests) if options.list else plant(fault, tree)
+            print(f"{fault.name}: {fates[fault.name]}", flush=True)
+            if options.output:
+                options.output.write_text(json.dumps(fates, indent=1))
+    survived = [name for name, fate in fates.items() if fate != CAUGHT]
+    if not options.list:
+        print(
+            f"{len(chosen)} faults, {len(chosen) - len(survived)} caught; not caught: {', '.join(survived) or 'none'}"
+        )
+    return 0 if options.list else bool(survived)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
