@@ -237,17 +237,11 @@ def _parser() -> argparse.ArgumentParser:
     sweep.add_argument("notebook", help="the .ipynb file")
     _add_parameters(sweep, "a parameter and its values: 0,0.1,1 or 0..4; divided by ; where values hold commas")
     sweep.add_argument("--output", help="folder for the sweep (default: out/<notebook>-sweep)")
-    sweep.add_argument(
-        "--workers", type=_at_least(1), help="runs at a time here (default: one for each core)"
-    )
+    sweep.add_argument("--workers", type=_at_least(1), help="runs at a time here (default: one for each core)")
     sweep.add_argument("--scheduler", help="address of a Dask scheduler, instead of this machine")
-    sweep.add_argument(
-        "--gpus-per-run", type=_at_least(0), default=0, help="GPUs of each run's own (default: 0)"
-    )
+    sweep.add_argument("--gpus-per-run", type=_at_least(0), default=0, help="GPUs of each run's own (default: 0)")
     sweep.add_argument("--timeout", type=_seconds, help="seconds that a run may take")
-    sweep.add_argument(
-        "--retries", type=_at_least(0), default=0, help="tries more of a run that fails (default: 0)"
-    )
+    sweep.add_argument("--retries", type=_at_least(0), default=0, help="tries more of a run that fails (default: 0)")
     sweep.add_argument("--dry-run", action="store_true", help="say what would be run, and how long it would take")
 
     collect = _command(commands, "collect", collect_command, "the runs of a folder as one table, table.csv")

@@ -1,4 +1,4 @@
-"""Bad input, scripted: every case ends in one sentence and exit status 2, or is read rightly; none hangs or loses a file.
+"""Bad input, scripted: every case ends in one sentence and exit status 2, or is read rightly; none hangs, none loses.
 
 A case is a name, what is done, and what may come of it: "refused", or a check of what was read.
 """
@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from proofs.trial import Outcome, draw, run_call, run_command, tell
 
 from ciperlib.config import Config
 from ciperlib.data import load_images
 from ciperlib.learn.foreign import load_foreign
+from proofs.trial import Outcome, draw, run_call, run_command, tell
 
 SIDE = 16
 PRECIOUS = "this is somebody's thesis"
@@ -77,8 +77,10 @@ BAD = {
     "switch": ("", "2", "yes", "xyz", "1.0", "none", "true:x"),
 }
 FINE = {  # of those above, what a choice may be
-    "alpha": {"none"}, "invariant_share": {"none"}, "precision": {"none"},
-}  # fmt: skip
+    "alpha": {"none"},
+    "invariant_share": {"none"},
+    "precision": {"none"},
+}
 
 
 def _choices() -> Iterator[Case]:
@@ -90,12 +92,21 @@ def _choices() -> Iterator[Case]:
             if text not in FINE.get(f.name, ()):
                 yield Case(f"fit -p {f.name} {text[:30]}", _fit(f.name, text))
     for pairs in (
-        ["method", "simclr", "alpha", "3"], ["alpha", "1", "alpha", "2"], ["augmentations", "pose", "train_size", "64"],
+        ["method", "simclr", "alpha", "3"],
+        ["alpha", "1", "alpha", "2"],
+        ["augmentations", "pose", "train_size", "64"],
         ["dataset", "tdw", "method", "transformation_prediction", "class_information", "added"],
-        ["dataset", "digits", "image_size", "20"], ["dataset", "folder:"], ["dataset", "folder"],
-        ["dataset", "turntable:x"], ["dataset", "cifar10:x"], ["content", "12345678"], ["recipe", "2"],
-        ["dataset", "folder:../x"], ["dataset", "folder:/etc"], ["dataset", "folder:nothing-here"],
-    ):  # fmt: skip
+        ["dataset", "digits", "image_size", "20"],
+        ["dataset", "folder:"],
+        ["dataset", "folder"],
+        ["dataset", "turntable:x"],
+        ["dataset", "cifar10:x"],
+        ["content", "12345678"],
+        ["recipe", "2"],
+        ["dataset", "folder:../x"],
+        ["dataset", "folder:/etc"],
+        ["dataset", "folder:nothing-here"],
+    ):
         yield Case(f"fit {' '.join(pairs)}", _fit(*pairs))
 
 
@@ -122,17 +133,50 @@ def _arguments() -> Iterator[Case]:
     for pair in (["sed", "0"], ["seed", ""], ["seed", ","], ["seed", "5..1"], ["seed", "0..99999999999"]):
         yield Case(f"sweep -p {' '.join(pair)}", _command("sweep", one, "-p", *pair))
     for arguments in (
-        ["run", one, "-p", "sed", "0"], ["run", one, "-p", "seed", "0", "-p", "seed", "1"], ["run", "nothing.ipynb"],
-        ["run", one, "--profile", "papr"], ["run", one, "--profile", "../x"], ["run", one, "--values", "{"],
-        ["run", one, "--values", "[]"], ["run", "README.md"], ["run", "notebooks"], ["run", "/dev/null"],
-        ["fit", "--profile", ""], ["fit", "--profile", "smoke:x"], ["fit", "-p", "seed"], ["fit", "--nothing"], [],
-        ["fit", "--device", "cuda:99"], ["fit", "--device", "tpu"], ["fit", "--device", ""], ["fi"], ["fit", "x"],
-        ["probe", "nobody"], ["probe", ""], ["probe", "\0"], ["probe", "../.."], ["probe", "/dev/null"], ["probe"],
-        ["data", "imagenet"], ["data", ""], ["data", "folder:"], ["data", "turntable:x"], ["data", "cifar10"],
-        ["data", "core50"], ["data", "tdw"], ["data", "folder:\0"], ["data", "folder:" + "a" * 3000],
-        ["collect", "nowhere"], ["collect", "/dev/null"], ["collect", "."], ["collect", ""], ["sweep", "nothing.ipynb"],
-        ["zoo", "--device", "tpu"], ["page", "--output", "/dev/null"], ["page", "--output", "README.md/page.html"],
-    ):  # fmt: skip
+        ["run", one, "-p", "sed", "0"],
+        ["run", one, "-p", "seed", "0", "-p", "seed", "1"],
+        ["run", "nothing.ipynb"],
+        ["run", one, "--profile", "papr"],
+        ["run", one, "--profile", "../x"],
+        ["run", one, "--values", "{"],
+        ["run", one, "--values", "[]"],
+        ["run", "README.md"],
+        ["run", "notebooks"],
+        ["run", "/dev/null"],
+        ["fit", "--profile", ""],
+        ["fit", "--profile", "smoke:x"],
+        ["fit", "-p", "seed"],
+        ["fit", "--nothing"],
+        [],
+        ["fit", "--device", "cuda:99"],
+        ["fit", "--device", "tpu"],
+        ["fit", "--device", ""],
+        ["fi"],
+        ["fit", "x"],
+        ["probe", "nobody"],
+        ["probe", ""],
+        ["probe", "\0"],
+        ["probe", "../.."],
+        ["probe", "/dev/null"],
+        ["probe"],
+        ["data", "imagenet"],
+        ["data", ""],
+        ["data", "folder:"],
+        ["data", "turntable:x"],
+        ["data", "cifar10"],
+        ["data", "core50"],
+        ["data", "tdw"],
+        ["data", "folder:\0"],
+        ["data", "folder:" + "a" * 3000],
+        ["collect", "nowhere"],
+        ["collect", "/dev/null"],
+        ["collect", "."],
+        ["collect", ""],
+        ["sweep", "nothing.ipynb"],
+        ["zoo", "--device", "tpu"],
+        ["page", "--output", "/dev/null"],
+        ["page", "--output", "README.md/page.html"],
+    ):
         yield Case(" ".join(arguments)[:60], _command(*arguments))
 
 
@@ -152,20 +196,33 @@ def _not_done(ended: Outcome) -> str | None:
 
 ROWS = [f"{i}.png,{'ab'[i % 2]}" for i in range(12)]
 TABLES: dict[str, bytes] = {
-    "no column file": b"name,category\n0.png,a\n", "empty": b"", "header only": b"file,category\n", "blank": b"\n\n\n",
-    "latin-1": "file,category\n0.png,Möwe\n1.png,b\n".encode("latin-1"), "binary": bytes(range(256)) * 9,
-    "semicolons": b"file;category\n0.png;a\n1.png;b\n", "a gap": b"file,category\n0.png,\n1.png,b\n",
-    "ragged": b"file,category\n0.png,a,b,c\n1.png,b\n", "unclosed quote": b'file,category\n"0.png,a\n1.png,b\n',
-    "a column twice": b"file,category,category\n0.png,a,b\n1.png,b,a\n", "a split": b"file,category,split\n0.png,a,val\n",
+    "no column file": b"name,category\n0.png,a\n",
+    "empty": b"",
+    "header only": b"file,category\n",
+    "blank": b"\n\n\n",
+    "latin-1": "file,category\n0.png,Möwe\n1.png,b\n".encode("latin-1"),
+    "binary": bytes(range(256)) * 9,
+    "semicolons": b"file;category\n0.png;a\n1.png;b\n",
+    "a gap": b"file,category\n0.png,\n1.png,b\n",
+    "ragged": b"file,category\n0.png,a,b,c\n1.png,b\n",
+    "unclosed quote": b'file,category\n"0.png,a\n1.png,b\n',
+    "a column twice": b"file,category,category\n0.png,a,b\n1.png,b,a\n",
+    "a split": b"file,category,split\n0.png,a,val\n",
     "only a train split": b"file,category,split\n0.png,a,train\n1.png,b,train\n",
-    "missing image": b"file,category\nnothing.png,a\n1.png,b\n", "a folder as image": b"file,category\nsub,a\n1.png,b\n",
-    "outside": b"file,category\n../precious.txt,a\n1.png,b\n", "absolute": b"file,category\n/etc/passwd,a\n1.png,b\n",
-    "infinite": b"file,distance\n0.png,inf\n1.png,2\n2.png,3\n", "text distance": b"file,distance\n0.png,a\n1.png,b\n",
+    "missing image": b"file,category\nnothing.png,a\n1.png,b\n",
+    "a folder as image": b"file,category\nsub,a\n1.png,b\n",
+    "outside": b"file,category\n../precious.txt,a\n1.png,b\n",
+    "absolute": b"file,category\n/etc/passwd,a\n1.png,b\n",
+    "infinite": b"file,distance\n0.png,inf\n1.png,2\n2.png,3\n",
+    "text distance": b"file,distance\n0.png,a\n1.png,b\n",
     "azimuth in degrees": b"file,object,azimuth\n0.png,o,0\n1.png,o,90\n2.png,o,180\n3.png,o,270\n",
-    "not a number": b"file,azimuth_degrees\n0.png,north\n1.png,south\n", "NUL": b"file,category\n0.png\0,a\n1.png,b\n",
-    "a huge number": b"file,object\n0.png," + b"9" * 40 + b"\n1.png,3\n", "one row": b"file,category\n0.png,a\n",
-    "mask missing": b"file,category,mask\n0.png,a,m.png\n1.png,b,m.png\n", "mask is text": b"file,mask\n0.png,factors.csv\n",
-}  # fmt: skip
+    "not a number": b"file,azimuth_degrees\n0.png,north\n1.png,south\n",
+    "NUL": b"file,category\n0.png\0,a\n1.png,b\n",
+    "a huge number": b"file,object\n0.png," + b"9" * 40 + b"\n1.png,3\n",
+    "one row": b"file,category\n0.png,a\n",
+    "mask missing": b"file,category,mask\n0.png,a,m.png\n1.png,b,m.png\n",
+    "mask is text": b"file,mask\n0.png,factors.csv\n",
+}
 
 
 def _tables() -> Iterator[Case]:
@@ -176,11 +233,11 @@ def _tables() -> Iterator[Case]:
         yield Case(f"table: {name}", _load(lambda folder, c=header + rows: _write(folder, c)), _reads("category", 2))
     for word in ("NA", "None", "null", "nan", "N/A", "-", "true", "#N/A", "''"):
         rows = "\n".join(["file,category", *(row.replace(",b", f",{word}") for row in ROWS)])
-        yield Case(f"table: a class {word}", _load(lambda f, c=rows.encode(): _write(f, c)), _reads("category", 2))
+        yield Case(f"table: a class {word}", _load(lambda f, c=rows: _write(f, c.encode())), _reads("category", 2))
     rows = "\n".join(
         ["file,category,split", *(f"{i}.png,{'ab'[i > 5]},{'train' if i % 3 else 'test'}" for i in range(12))]
     )
-    yield Case("table: sorted", _load(lambda f, c=rows.encode(): _write(f, c), size=4), _reads("category", 2))
+    yield Case("table: sorted", _load(lambda f, c=rows: _write(f, c.encode()), size=4), _reads("category", 2))
     same = "\n".join(
         ["file,category,split", *(f"{i}.png,{'ab'[i % 2]},{'train' if i % 3 else 'test'}" for i in range(12))]
     )
@@ -237,12 +294,17 @@ def _pictures() -> Iterator[Case]:
         "12 bits in 16, TIFF": lambda p: Image.fromarray((grey * 4095).astype(np.uint16)).save(p, "TIFF"),
         "32 bits of float": lambda p: Image.fromarray(grey.astype(np.float32)).save(p, "TIFF"),
         "32 bits of int": lambda p: Image.fromarray((grey * 2**20).astype(np.int32)).save(p, "TIFF"),
-        "text": lambda p: p.write_text("no picture"), "nothing": lambda p: p.write_bytes(b""),
-        "cut off": lambda p: _cut(p, 0.5), "cut off at the head": lambda p: _cut(p, 0.02),
-        "a bomb": _bomb, "two pages": lambda p: _picture(0).save(p, "TIFF", save_all=True, append_images=[_picture(1)]),
-        "not square": lambda p: _picture(0).resize((20, 30)).save(p, "PNG"), "too small": lambda p: _picture(0, 4).save(p),
-        "a pickle": lambda p: torch.save({"a": 1}, p), "a script": lambda p: p.write_text("<svg onload=alert(1)>"),
-    }  # fmt: skip
+        "text": lambda p: p.write_text("no picture"),
+        "nothing": lambda p: p.write_bytes(b""),
+        "cut off": lambda p: _cut(p, 0.5),
+        "cut off at the head": lambda p: _cut(p, 0.02),
+        "a bomb": _bomb,
+        "two pages": lambda p: _picture(0).save(p, "TIFF", save_all=True, append_images=[_picture(1)]),
+        "not square": lambda p: _picture(0).resize((20, 30)).save(p, "PNG"),
+        "too small": lambda p: _picture(0, 4).save(p),
+        "a pickle": lambda p: torch.save({"a": 1}, p),
+        "a script": lambda p: p.write_text("<svg onload=alert(1)>"),
+    }
     for name, make in refused.items():
         yield Case(f"picture: {name}", _load(lambda folder, make=make: _with_picture(folder, make)))
     for name, (make, mean) in _readable().items():
@@ -255,12 +317,15 @@ def _readable() -> dict[str, tuple[Callable[[Path], None], float]]:
     half = np.full(side, 128, np.uint8)
     clear = np.zeros((*side, 4), np.uint8)
     return {
-        "grey": (lambda p: Image.fromarray(half).save(p, "PNG"), 128), "one bit": (lambda p: _save(p, "1", 1), 255),
-        "16 bits, PNG": (lambda p: Image.fromarray((half.astype(np.uint16) * 257)).save(p, "PNG"), 128),
+        "grey": (lambda p: Image.fromarray(half).save(p, "PNG"), 128),
+        "one bit": (lambda p: _save(p, "1", 1), 255),
+        "16 bits, PNG": (lambda p: Image.fromarray(half.astype(np.uint16) * 257).save(p, "PNG"), 128),
         "palette": (lambda p: Image.fromarray(half).convert("P").save(p, "PNG"), 128),
-        "CMYK": (lambda p: _save(p, "CMYK", (0, 0, 0, 0), "TIFF"), 255), "clear": (lambda p: Image.fromarray(clear).save(p, "PNG"), 255),
-        "grey and alpha": (lambda p: _save(p, "LA", (128, 255)), 128), "RGBA": (lambda p: _save(p, "RGBA", (9, 9, 9, 255)), 9),
-    }  # fmt: skip
+        "CMYK": (lambda p: _save(p, "CMYK", (0, 0, 0, 0), "TIFF"), 255),
+        "clear": (lambda p: Image.fromarray(clear).save(p, "PNG"), 255),
+        "grey and alpha": (lambda p: _save(p, "LA", (128, 255)), 128),
+        "RGBA": (lambda p: _save(p, "RGBA", (9, 9, 9, 255)), 9),
+    }
 
 
 def _save(path: Path, mode: str, colour: Any, kind: str = "PNG") -> None:
@@ -355,8 +420,19 @@ def _one_record(base: Path, **changed: Any) -> None:
 
 
 def _records() -> Iterator[Case]:
-    wrong = {"notebook": 3, "parameters": [], "profile": None, "status": {}, "folder": 1, "seconds": "x", "metrics": 3,
-             "versions": [], "last_lines": "x", "files": 0, "more": 1}  # fmt: skip
+    wrong = {
+        "notebook": 3,
+        "parameters": [],
+        "profile": None,
+        "status": {},
+        "folder": 1,
+        "seconds": "x",
+        "metrics": 3,
+        "versions": [],
+        "last_lines": "x",
+        "files": 0,
+        "more": 1,
+    }
     for name, value in wrong.items():
         yield Case(f"record: {name} = {value}", lambda f, n=name, v=value: _collected(f, **{n: v}), _says_damaged)
     for name, text in {
@@ -386,13 +462,21 @@ def _says_damaged(ended: Outcome) -> str | None:
 
 def _weights() -> Iterator[Case]:
     contents: dict[str, Callable[[Path], Any]] = {
-        "text": lambda p: p.write_text("weights"), "nothing": lambda p: p.write_bytes(b""), "{}": lambda p: torch.save({}, p),
-        "a list": lambda p: torch.save([1, 2], p), "a number": lambda p: torch.save(3, p), "JSON": lambda p: p.write_text("{}"),
-        "numbers": lambda p: torch.save({"conv1.weight": 3}, p), "a tensor": lambda p: torch.save(torch.zeros(3), p),
-        "another network": lambda p: torch.save({"a": torch.zeros(3)}, p), "zeros": lambda p: p.write_bytes(bytes(999)),
-        "numbered": lambda p: torch.save({1: torch.zeros(3)}, p), "no file": lambda p: None, "a folder": lambda p: p.mkdir(),
+        "text": lambda p: p.write_text("weights"),
+        "nothing": lambda p: p.write_bytes(b""),
+        "{}": lambda p: torch.save({}, p),
+        "a list": lambda p: torch.save([1, 2], p),
+        "a number": lambda p: torch.save(3, p),
+        "JSON": lambda p: p.write_text("{}"),
+        "numbers": lambda p: torch.save({"conv1.weight": 3}, p),
+        "a tensor": lambda p: torch.save(torch.zeros(3), p),
+        "another network": lambda p: torch.save({"a": torch.zeros(3)}, p),
+        "zeros": lambda p: p.write_bytes(bytes(999)),
+        "numbered": lambda p: torch.save({1: torch.zeros(3)}, p),
+        "no file": lambda p: None,
+        "a folder": lambda p: p.mkdir(),
         "a code object": lambda p: p.write_bytes(b"cos\nsystem\n(S'touch pwned'\ntR."),
-    }  # fmt: skip
+    }
     for suffix in (".pt", ".safetensors"):
         for name, make in contents.items():
             yield Case(f"weights: {name}{suffix}", lambda folder, m=make, s=suffix: _foreign(folder / f"w{s}", m))
@@ -418,8 +502,15 @@ def _foreign(path: Path, make: Callable[[Path], Any]) -> Outcome:
 
 
 def _notebooks() -> Iterator[Case]:
-    damaged = {"text": "no notebook", "JSON": "{}", "list": "[]", "empty": "", "old": '{"nbformat": 2}', "half": '{"cells": [',
-               "no parameters": '{"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}'}  # fmt: skip
+    damaged = {
+        "text": "no notebook",
+        "JSON": "{}",
+        "list": "[]",
+        "empty": "",
+        "old": '{"nbformat": 2}',
+        "half": '{"cells": [',
+        "no parameters": '{"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}',
+    }
     for name, text in damaged.items():
         for command in ("run", "sweep"):
             yield Case(f"{command} a notebook: {name}", lambda folder, t=text, c=command: _run_notebook(folder, t, c))
