@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ciperlib.config import DATASETS, DEFAULT_PROFILE, METHODS, Config, ConfigError, profile_parameters
-from ciperlib.files import home, write_json, write_sealed
+from ciperlib.files import home, write_sealed
 
 MOST_VALUES = 100_000  # of one parameter of a grid
 REFUSED = 2  # exit status: the command could not be carried out as it was given
@@ -147,7 +147,7 @@ def zoo_command(options: argparse.Namespace) -> None:
         except RunBusyError as error:
             print(error, flush=True)
     if shown and not (root / FLOORS).exists():
-        write_json(root / FLOORS, measure_floors(sitting))
+        write_sealed(root / FLOORS, measure_floors(sitting))
 
 
 def _add_to_zoo(config: Config, root: Path, device: str) -> bool:

@@ -24,7 +24,7 @@ from ciperlib.analyse.portrait import (
     write_portrait,
 )
 from ciperlib.config import Config
-from ciperlib.files import home
+from ciperlib.files import home, read_sealed
 from ciperlib.learn.runs import DIGESTS, find_run, load_run, zoo_root
 from ciperlib.learn.training import fit
 
@@ -215,4 +215,4 @@ def test_the_zoo_makes_what_is_missing_of_portraits_and_floors(small, tmp_path, 
     assert main(["zoo", "--root", str(tmp_path)]) == 0
     run = load_run(tmp_path / source.name)
     assert read_portrait(run.folder, run.config).synergy["levels"] == 4
-    assert json.loads((tmp_path / "floors.json").read_text()) == {"pixels": {"synergy": 0.1}}
+    assert read_sealed(tmp_path / "floors.json") == ({"pixels": {"synergy": 0.1}}, True)

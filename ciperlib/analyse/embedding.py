@@ -12,7 +12,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ciperlib.analyse.features import Features
+from ciperlib.files import shared_place
 
 METHODS = ("pacmap", "pca")
 
@@ -208,7 +208,7 @@ def _import_pacmap() -> ModuleType:
 
 def _private_folder() -> str:
     """A temporary folder for compiled code, which is run as it is found there: nobody else's, and found again."""
-    folder = Path(tempfile.gettempdir()) / f"ciper-numba-{getpass.getuser()}"
+    folder = shared_place(f"ciper-numba-{getpass.getuser()}")
     with suppress(OSError):
         folder.mkdir(mode=0o700, exist_ok=True)
         facts = folder.stat(follow_symlinks=False)

@@ -44,7 +44,7 @@ PROBED = ("category", "object", "session", "pose")
 FLOOR_NAMES = ("pixels", "random encoder", "shuffled labels")
 SYNERGY = ("value", "low", "high", "level_entropy", "levels")  # of it, what is drawn and said
 FACTS = ("name", "scores", "synergy", "images", "pixels")  # of a portrait, what is kept as text
-SHIPPED_IMAGES = "efdbc1dcb01a64c2"  # `Sitting.images` of portraits that do not say so
+SHIPPED_IMAGES = "5a5eedd974561903 5000 2500"  # `Sitting.images` of portraits that do not say so
 Report = Callable[[str], None]
 
 
@@ -77,9 +77,13 @@ class Sitting:
 
     @cached_property
     def images(self) -> str:
-        """Which images these are, the same on every machine: 16 hexadecimal digits."""
-        text = f"{self._unseen.digest()} {VERSION} {self._train_size} {self._test_size}"
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        """Which images these are, the same on every machine: `shown`, and how many are fitted on and scored on."""
+        return f"{self.shown} {self._train_size} {self._test_size}"
+
+    @cached_property
+    def shown(self) -> str:
+        """Which test images there are to be shown, whatever the sizes: 16 hexadecimal digits."""
+        return hashlib.sha256(f"{self._unseen.digest()} {VERSION}".encode()).hexdigest()[:16]
 
     @cached_property
     def pixels(self) -> str:
@@ -296,7 +300,7 @@ def as_embedding(portrait: Portrait, sitting: Sitting) -> Embedding:
     Raises:
         PortraitError: a portrait of other images.
     """
-    if portrait.images != sitting.images or len(portrait.points) != len(sitting.laid_out):
+    if portrait.images.split()[0] != sitting.shown or len(portrait.points) != len(sitting.laid_out):
         raise _of_other_images(portrait)
     return Embedding(portrait.points, as_features(portrait.points, sitting.laid_out, portrait.name), "pacmap", 0)
 
