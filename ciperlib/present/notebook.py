@@ -20,7 +20,7 @@ from PIL import Image
 from plotly import io as pio
 from plotly.graph_objects import Figure
 
-from ciperlib.files import write_atomically, write_json
+from ciperlib.files import home, write_atomically, write_json
 from ciperlib.learn.devices import environment, find_device
 from ciperlib.markup import NO_FORMULAS, as_html, as_markdown
 from ciperlib.present import drawing
@@ -138,6 +138,13 @@ def record_metrics(**metrics: float | int | str | bool) -> None:
 def output_folder() -> Path | None:
     """The folder of the batch run that this notebook is part of, or None."""
     return Path(os.environ[OUTPUT_VARIABLE]) if OUTPUT_VARIABLE in os.environ else None
+
+
+def results_folder() -> Path:
+    """Where a notebook keeps what it found: the batch run's folder, else out/ of the checkout; made if missing."""
+    folder = output_folder() or home() / "out"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def _update(path: Path, values: dict[str, Any]) -> None:
