@@ -13,7 +13,7 @@ from plotly.offline import get_plotlyjs
 
 from ciperlib.analyse.portrait import load_portrait, portrayed
 from ciperlib.config import Config
-from ciperlib.files import write_atomically
+from ciperlib.files import write_own
 from ciperlib.markup import as_html, as_script
 from ciperlib.present import explorer
 
@@ -23,12 +23,13 @@ def write_page(path: str | Path) -> Path:
 
     Raises:
         PortraitError, RunError: an encoder or a portrait is missing or damaged.
+        NotOursError: another file is in the way, or the page was edited.
     """
     data = as_script(json.dumps(_plain(page_data()), separators=(",", ":")))
     fills = {"PLOTLY": get_plotlyjs(), "DATA": data, "CONTROLS": _controls(), "COUNT": str(len(portrayed()))}
     page = (Path(__file__).parent / "page.html").read_text(encoding="utf-8")
     page = re.sub("<!--([A-Z]+)-->", lambda place: fills[place[1]], page)  # at once: what was filled in is left alone
-    write_atomically(Path(path), page)
+    write_own(Path(path), page)
     return Path(path)
 
 
