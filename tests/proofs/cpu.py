@@ -24,7 +24,7 @@ print(run.config.precision, seconds.iloc[-1] - seconds.iloc[-2])
 
 
 def prove(share: float, seed: int) -> dict[str, Any]:
-    """Seconds of a teaching epoch of eight steps, three alternating pairs; `found`: a ratio above the bound, or bf16 all the same."""
+    """Seconds of an epoch of eight steps, three alternating pairs; `found`: a ratio above the bound, or bf16 anyway."""
     import torch
 
     if not has_fast_bf16(torch.device("cpu")):
