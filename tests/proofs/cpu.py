@@ -37,7 +37,7 @@ def prove(share: float, seed: int) -> dict[str, Any]:
     ratio = seconds[1] / seconds[0]
     wrong = [f"{ratio:.2f} times as long"] if ratio > MOST else []
     wrong += [f"trained in {kind}" for kind, _ in imitated if kind != "float32"]
-    return {"seconds": seconds, "ratio": round(ratio, 2), "bound": MOST, "found": wrong}
+    return {"epoch_seconds": seconds, "ratio": round(ratio, 2), "bound": MOST, "found": wrong}
 
 
 def _epoch(environment: dict[str, str]) -> tuple[str, float]:
