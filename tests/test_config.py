@@ -6,11 +6,16 @@ import json
 from dataclasses import dataclass
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ciperlib.config import METHODS, STEPS, Config, ConfigError, _choice
+from ciperlib.conflicts import ENOUGH
+from ciperlib.data.imageset import POSE, ImageSet
+from ciperlib.data.turntable import _factors
 from ciperlib.files import home
+from ciperlib.learn.partners import PartnersError, find_partners
 
 
 @pytest.mark.parametrize(
@@ -196,3 +201,19 @@ def test_a_config_survives_json(method, augmentations, seed, learning_rate, epoc
     again = Config.from_parameters(**json.loads(json.dumps(config.to_dict())))
     assert again == config
     assert again.name == config.name
+
+
+@pytest.mark.parametrize(("dataset", "step"), [(d, s) for d in ("turntable", "turntable_sessions") for s in ENOUGH[d]])
+def test_so_many_images_and_no_fewer_give_each_object_another_view(dataset, step):
+    """The bound is of the images as they are dealt out: with one image less some object has no partner."""
+    enough = ENOUGH[dataset][step]
+    index = torch.arange(enough)
+    pixels, factors = torch.zeros(enough, 3, 1, 1, dtype=torch.uint8), _factors(dataset, "train", enough)
+    images = ImageSet(dataset, "train", pixels, factors, index, index)
+    find_partners(images, (step,), 11, POSE)
+    with pytest.raises(PartnersError, match="no other image"):
+        find_partners(images.subset(slice(enough - 1)), (step,), 11, POSE)
+    choices = dict(dataset=dataset, augmentations=step, batch_size=16)
+    assert Config(**choices, train_size=enough).train_size == enough
+    with pytest.raises(ConfigError, match=f"choose {enough} or more"):
+        Config(**choices, train_size=enough - 1)

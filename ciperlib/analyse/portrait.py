@@ -34,7 +34,7 @@ from ciperlib.data.imageset import ImageSet, TrainedOn
 from ciperlib.data.turntable import VERSION
 from ciperlib.files import SealError, read_sealed, sha256, write_atomically
 from ciperlib.learn.devices import find_device
-from ciperlib.learn.runs import DIGESTS, Run, load_run, zoo_grid, zoo_root
+from ciperlib.learn.runs import Run, load_run, shipped_digest, zoo_grid, zoo_root
 from ciperlib.learn.transformations import Transformation, make_transformation
 
 PORTRAIT, FLOORS = "portrait.safetensors", "floors.json"
@@ -218,14 +218,12 @@ def read_portrait(folder: Path, config: Config) -> Portrait:
 
 
 def _is_vouched_for(path: Path) -> bool:
-    """Whether a file without a checksum of its own is the one that the zoo's table of digests names; of files that it
-    does not name nobody knows."""
-    table = next((folder / DIGESTS for folder in list(path.parents)[:2] if (folder / DIGESTS).exists()), None)
+    """Whether a file without a checksum of its own is the one that was shipped; of files that no table names nobody
+    knows."""
     try:
-        digest = read_sealed(table)[0].get(path.relative_to(table.parent).as_posix()) if table else None
+        return shipped_digest(path) in (None, sha256(path))
     except SealError:
         return False
-    return digest in (None, sha256(path))
 
 
 def _is_sound(tensors: Mapping[str, Tensor], facts: dict[str, Any]) -> bool:

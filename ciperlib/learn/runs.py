@@ -172,15 +172,24 @@ def _read_status(folder: Path) -> dict[str, Any]:
 def _read_checked(path: Path) -> tuple[dict[str, Any], bool]:
     """The object of a JSON file that has a seal, or a digest in the table beside its run's folder, or (of an older
     version's run) neither; and whether anything vouches for it."""
-    key, table = f"{path.parent.name}/{path.name}", path.parent.parent / DIGESTS
     try:
         value, sealed = read_sealed(path)
-        digest = read_sealed(table)[0].get(key) if table.exists() else None
-        if not sealed and digest is not None and digest != sha256(path):
+        digest = None if sealed else shipped_digest(path)
+        if digest is not None and digest != sha256(path):
             raise SealError(f"{path} is damaged (its checksum is wrong)")
     except SealError as error:
         raise RunError(f"{error}; delete the folder and train again, or restore the file") from error
     return value, sealed or digest is not None
+
+
+def shipped_digest(path: Path) -> str | None:
+    """SHA-256 of a file of the zoo, or of one of its runs, as it was shipped; None where no table names it.
+
+    Raises:
+        SealError: the table is damaged.
+    """
+    table = next((folder / DIGESTS for folder in path.parents[:2] if (folder / DIGESTS).exists()), None)
+    return None if table is None else read_sealed(table)[0].get(path.relative_to(table.parent).as_posix())
 
 
 def read_config(folder: Path, version: str = "unknown") -> Config:
