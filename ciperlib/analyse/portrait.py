@@ -27,11 +27,11 @@ from ciperlib.analyse.features import as_features, extract_features
 from ciperlib.analyse.information import explaining_away
 from ciperlib.analyse.orbits import extract_orbits, pixel_orbits
 from ciperlib.analyse.saliency import as_bytes
+from ciperlib.analyse.shipped import image_key
 from ciperlib.analyse.tables import probe_encoder, probe_floors, random_encoder, to_metrics
 from ciperlib.config import Config
 from ciperlib.data import load_images
 from ciperlib.data.imageset import ImageSet, TrainedOn
-from ciperlib.data.turntable import VERSION
 from ciperlib.files import SealError, read_sealed, sha256, write_atomically
 from ciperlib.learn.devices import find_device
 from ciperlib.learn.runs import Run, load_run, shipped_digest, zoo_grid, zoo_root
@@ -44,7 +44,7 @@ PROBED = ("category", "object", "session", "pose")
 FLOOR_NAMES = ("pixels", "random encoder", "shuffled labels")
 SYNERGY = ("value", "low", "high", "level_entropy", "levels")  # of it, what is drawn and said
 FACTS = ("name", "scores", "synergy", "images", "pixels")  # of a portrait, what is kept as text
-SHIPPED_IMAGES = "5a5eedd974561903 5000 2500"  # `Sitting.images` of portraits that do not say so
+SHIPPED_IMAGES = "439b6177d0cb2d9b 5000 2500"  # `Sitting.images` of portraits that do not say so
 Report = Callable[[str], None]
 
 
@@ -82,8 +82,8 @@ class Sitting:
 
     @cached_property
     def shown(self) -> str:
-        """Which test images there are to be shown, whatever the sizes: 16 hexadecimal digits."""
-        return hashlib.sha256(f"{self._unseen.digest()} {VERSION}".encode()).hexdigest()[:16]
+        """Which test images there are to be shown, whatever the sizes, see `image_key`."""
+        return image_key(self._unseen)
 
     @cached_property
     def pixels(self) -> str:
