@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -52,23 +52,30 @@ def _rows(kills: int) -> list[int]:
     return [min(IN_A_ROW, kills - done) for done in range(0, kills, IN_A_ROW)]
 
 
+def _killed(command: list[str], folder: Path, kills: int, moment: Callable[[], float]) -> Iterator[tuple[int, Path]]:
+    """The number and the place of each row, where the command (its last argument is the place) was killed; what is
+    left there goes when the next one begins."""
+    for number, row in enumerate(_rows(kills)):
+        place = folder / str(number)
+        for _ in range(row):
+            _kill([*command, str(place)], moment())
+        yield number, place
+        shutil.rmtree(place)
+
+
 def _fit(folder: Path, kills: int, generator: random.Random) -> list[str]:
     pairs = [part for name, value in TINY.items() for part in ("-p", name, str(value))]
-    command = ["fit", "--device", "cpu", *pairs]
+    command = ["fit", "--device", "cpu", *pairs, "--root"]
     name, found = Config(**TINY).name, []
     whole = folder / "whole"
-    seconds = _run([*command, "--root", str(whole)])
+    seconds = _run([*command, str(whole)])
     wanted, losses = sha256(whole / name / "encoder.safetensors"), _losses(whole / name)
-    for number, row in enumerate(_rows(kills)):
-        root = folder / str(number)
-        for _ in range(row):
-            _kill([*command, "--root", str(root)], generator.uniform(0.3, 1.0) * seconds)
+    for number, root in _killed(command, folder, kills, lambda: generator.uniform(0.3, 1.0) * seconds):
         if (root / name / "status.json").exists() and _losses(root / name) != losses:
             found.append(f"fit {number}: a killed run looks whole")
-        _run([*command, "--root", str(root)])
+        _run([*command, str(root)])
         if sha256(root / name / "encoder.safetensors") != wanted or _losses(root / name) != losses:
             found.append(f"fit {number}: other weights or losses after the kill")
-        shutil.rmtree(root)
     return found
 
 
@@ -81,14 +88,10 @@ def _cache(folder: Path, kills: int, generator: random.Random) -> list[str]:
     command, found = ["data", "turntable", "--data"], []
     seconds = _run([*command, str(folder / "whole")])
     wanted = _pixels(folder / "whole")
-    for number, row in enumerate(_rows(kills)):
-        root = folder / str(number)
-        for _ in range(row):
-            _kill([*command, str(root)], generator.uniform(0.2, 1.0) * seconds)
+    for number, root in _killed(command, folder, kills, lambda: generator.uniform(0.2, 1.0) * seconds):
         _run([*command, str(root)])
         if _pixels(root) != wanted:
             found.append(f"cache {number}: other images after the kill")
-        shutil.rmtree(root)
     return found
 
 
@@ -124,10 +127,7 @@ def _sweep(folder: Path, kills: int, generator: random.Random) -> list[str]:
     command = ["sweep", str(notebook), "-p", "seed", "0..2", "--workers", "2", "--output"]
     seconds = _run([*command, str(folder / "whole")])
     wanted = _table(folder / "whole")
-    for number, row in enumerate(_rows(kills)):
-        output = folder / str(number)
-        for _ in range(row):
-            _kill([*command, str(output)], generator.uniform(0.2, 1.0) * seconds)
+    for number, output in _killed(command, folder, kills, lambda: generator.uniform(0.2, 1.0) * seconds):
         (note := output / "note.txt").parent.mkdir(exist_ok=True)
         note.write_text("mine")
         _run([*command, str(output)])
@@ -135,7 +135,6 @@ def _sweep(folder: Path, kills: int, generator: random.Random) -> list[str]:
             found.append(f"sweep {number}: another table after the kill")
         if note.read_text() != "mine":
             found.append(f"sweep {number}: a file of somebody else's is gone")
-        shutil.rmtree(output)
     return found
 
 
