@@ -57,7 +57,7 @@ PUBLISHED = home() / "figures" / "gpu.json"
 VERSIONS = ("device", "ciperlib", "python", "torch", "torchvision")  # on another of these it is measured again
 METHODS, BATCHES = ("simclr", "ciper"), (256, 1024)
 LEAST_EPOCHS, PROBE_SECONDS = 10, 45  # of a training on CIFAR-10: fewer say nothing; kept for its probe
-TINY = dict(dataset="turntable", train_size=64, architecture="resnet10", width=4, projector_width=16, epochs=3)
+TINY = dict(dataset="turntable", train_size=64, architecture="resnet10", width=8, projector_width=16, epochs=3)
 
 
 class Here(NamedTuple):

@@ -266,6 +266,27 @@ def test_a_broken_callback_fails_these_tests(lab, page):
     finish(page)
 
 
+def test_a_control_whose_kernel_was_restarted_says_that_it_is_dead(lab, page):
+    open_notebook(page, lab("broken.ipynb"))
+    run_all(page)
+    control = page.locator(".ciper-control").last
+    said = "e => getComputedStyle(e, '::before').content"
+    assert "restarted" not in control.evaluate(said)
+    page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.restartKernel()")
+    expect(control).to_have_class(re.compile("jupyter-widgets-disconnected"), timeout=30_000)
+    assert "kernel was restarted: run this cell again" in control.evaluate(said)
+    assert (
+        control.evaluate(
+            "e => getComputedStyle(e.querySelector('.js-plotly-plot').closest('.ciper-control > *')).opacity"
+        )
+        == "0.4"
+    )
+    page.screenshot(path=artefact("dead-control.png"))
+    run_all(page)
+    expect(page.locator(".ciper-control").last).not_to_have_class(re.compile("jupyter-widgets-disconnected"))
+    finish(page)
+
+
 def student_s_copy():
     """As `make student` writes it: the exercise is not done yet."""
     book = make_notebook(

@@ -308,7 +308,7 @@ def _no_training_outlives_its_test():
 
 
 def test_training_stops_goes_on_and_ends_as_if_never_stopped():
-    choices = dict(train_size=256, batch_size=64, width=4, projector_width=16, predictor_width=16, seed=5)
+    choices = dict(train_size=256, batch_size=64, width=8, projector_width=16, predictor_width=16, seed=5)
     expected = fit(Config(alpha=0.5, epochs=12, **choices), runs_root() / "uninterrupted").load_encoder().state_dict()
     control = TrainYourOwn(epochs=12, alpha=0.5, **choices)
     control.start()
@@ -333,8 +333,8 @@ def test_training_stops_goes_on_and_ends_as_if_never_stopped():
 
 def test_two_trainings_and_stopping_none():
     threads = threading.active_count()
-    first = TrainYourOwn(width=4, alpha=2.0, **SHORT | {"epochs": 500})
-    second = TrainYourOwn(width=4, alpha=3.0, **SHORT)
+    first = TrainYourOwn(width=8, alpha=2.0, **SHORT | {"epochs": 500})
+    second = TrainYourOwn(width=8, alpha=3.0, **SHORT)
     first.start()
     second.attempt(second.start)
     assert "another training runs" in second.message.value
@@ -348,7 +348,7 @@ def test_two_trainings_and_stopping_none():
 
 def test_a_cell_that_is_run_again_takes_the_running_training_over():
     """Else nothing on the page could stop it."""
-    choices = dict(width=4, alpha=2.5, **SHORT | {"epochs": 500})
+    choices = dict(width=8, alpha=2.5, **SHORT | {"epochs": 500})
     first = TrainYourOwn(**choices)
     first.start()
     wait_until(lambda: first.bar.value > 0)
@@ -370,7 +370,7 @@ def test_a_cell_that_is_run_again_takes_the_running_training_over():
 @pytest.mark.parametrize("method", [method for method in METHODS if method != "random"])
 def test_every_method_can_be_trained_and_is_drawn_term_by_term(method):
     rates = {"sie": {"learning_rate": 0.001}, "clever": {"learning_rate": 0.001}}.get(method, {})
-    control = TrainYourOwn(method=method, **dict(train_size=64, batch_size=32, epochs=2, width=4, **rates))
+    control = TrainYourOwn(method=method, **dict(train_size=64, batch_size=32, epochs=2, width=8, **rates))
     control.start()
     control.wait()
     assert control.error is None
@@ -386,7 +386,7 @@ def test_a_picture_that_fails_does_not_end_the_training(monkeypatch, capsys):
     with pytest.raises(ZeroDivisionError):
         TrainYourOwn()
     monkeypatch.undo()
-    control = TrainYourOwn(width=4, alpha=2.75, **SHORT)
+    control = TrainYourOwn(width=8, alpha=2.75, **SHORT)
     monkeypatch.setattr("ciperlib.present.controls.training.plot_history", lambda *_, **__: 1 / 0)
     control.start()
     control.wait()
@@ -396,7 +396,7 @@ def test_a_picture_that_fails_does_not_end_the_training(monkeypatch, capsys):
 
 
 def test_the_curve_before_stays_dimmed_and_going_on_is_no_other_training():
-    control = TrainYourOwn(width=4, alpha=0.125, **SHORT)
+    control = TrainYourOwn(width=8, alpha=0.125, **SHORT)
     control.start()
     control.wait()
     control.alpha.value = 0.375

@@ -41,12 +41,12 @@ def test_the_teaching_encoder_has_the_size_it_is_meant_to_have():
 @settings(deadline=None, max_examples=10)
 @given(b=st.integers(1, 3), h=st.integers(8, 40), w=st.integers(8, 40), coordinates=st.booleans())
 def test_any_size_gives_a_representation(b, h, w, coordinates):
-    encoder = make_encoder(Config(width=4, coordinates=coordinates)).eval()
-    assert encoder(torch.rand(b, 3, h, w)).shape == (b, 32)
+    encoder = make_encoder(Config(width=8, coordinates=coordinates)).eval()
+    assert encoder(torch.rand(b, 3, h, w)).shape == (b, 64)
 
 
 def test_coordinates_are_appended_after_normalisation_and_are_the_same_for_every_image():
-    encoder = make_encoder(Config(width=4))
+    encoder = make_encoder(Config(width=8))
     images = torch.rand(2, 3, 5, 9)
     x = encoder.prepare(images)
     torch.testing.assert_close(x[:, :3], (images - 0.5) / 0.25)
@@ -57,7 +57,7 @@ def test_coordinates_are_appended_after_normalisation_and_are_the_same_for_every
 
 
 def test_normalisation_comes_from_the_training_images(noise_images):
-    encoder = make_encoder(Config(width=4))
+    encoder = make_encoder(Config(width=8))
     encoder.normalise_with(noise_images.images)
     x = encoder.prepare(noise_images.floats())[:, :3]
     torch.testing.assert_close(x.mean((0, 2, 3)), torch.zeros(3), atol=1e-4, rtol=0)
@@ -66,10 +66,10 @@ def test_normalisation_comes_from_the_training_images(noise_images):
 
 def test_weights_depend_on_the_seed_alone():
     torch.manual_seed(1)
-    first = make_encoder(Config(width=4)).state_dict()
+    first = make_encoder(Config(width=8)).state_dict()
     torch.manual_seed(2)
-    second = make_encoder(Config(width=4, method="predictive", augmentations="pose")).state_dict()
-    other = make_encoder(Config(width=4, seed=1)).state_dict()
+    second = make_encoder(Config(width=8, method="predictive", augmentations="pose")).state_dict()
+    other = make_encoder(Config(width=8, seed=1)).state_dict()
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert not torch.equal(first["conv1.weight"], other["conv1.weight"])
 
@@ -78,7 +78,7 @@ def test_making_an_encoder_leaves_the_global_generator_alone():
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)
-    make_encoder(Config(width=4))
+    make_encoder(Config(width=8))
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -104,6 +104,6 @@ def test_heads(norm):
 
 
 def test_group_norm_does_not_mix_images():
-    encoder = make_encoder(Config(width=4, norm="group")).train()
+    encoder = make_encoder(Config(width=8, norm="group")).train()
     images = torch.rand(3, 3, 16, 16)
     torch.testing.assert_close(encoder(images)[:1], encoder(images[:1]), atol=1e-5, rtol=1e-4)

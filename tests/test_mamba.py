@@ -116,4 +116,4 @@ def test_the_encoder_is_one_of_ours(tiny, tmp_path):
 
 def test_fullgrad_refuses_it():
     with pytest.raises(SaliencyError, match="not piecewise linear"):
-        FullGrad(make_encoder(Config(architecture="vmamba", width=4)).eval())
+        FullGrad(make_encoder(Config(architecture="vmamba", width=8)).eval())

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from proofs import bad_input, configs, cpu, flips
+from proofs import bad_input, configs, cpu, flips, papermill, system
 from proofs.trial import Outcome, draw, run_call, run_command
 
 from ciperlib.files import SEAL
@@ -73,3 +73,17 @@ def test_a_slow_epoch_and_the_wrong_precision_are_found(monkeypatch):
     found = cpu.prove(1, 0)["found"]
     assert found[0] == "4.00 times as long"
     assert found[1:] == ["trained in bf16"] * 3
+
+
+def test_a_notebook_that_papermill_cannot_end_is_found(monkeypatch):
+    monkeypatch.setattr(papermill, "run", lambda path: 1 / 0)
+    (found,) = papermill.prove(0.1, 0)["found"]
+    assert "ZeroDivisionError" in found
+
+
+def test_a_test_that_fails_without_fcntl_is_found(tmp_path):
+    path = tmp_path / "test_planted.py"
+    path.write_text("def test_locks():\n    import fcntl\n\n\ndef test_nothing():\n    pass\n")
+    (found,) = system.failing([path])
+    assert found.startswith("FAILED")
+    assert "test_locks" in found

@@ -71,7 +71,7 @@ def test_what_the_training_part_cannot_teach_is_left_out():
 def test_a_table_without_factors_says_so():
     images = an_image_set()
     with pytest.raises(ProbeError, match=r"x has no factor to probe: .*column of factors"):
-        probe_encoder(make_encoder(Config(width=4)), images, images)
+        probe_encoder(make_encoder(Config(width=8)), images, images)
 
 
 def test_an_unknown_factor_is_probed_with_its_floors():
@@ -80,9 +80,9 @@ def test_an_unknown_factor_is_probed_with_its_floors():
     train = ImageSet("noise", "train", train.images, kinds[0], train.ids, train.groups)
     test = ImageSet("noise", "test", test.images, kinds[1], test.ids + 1000, test.groups + 1000)
     for options in ({}, {"protocol": "knn"}, {"protocol": "sgd"}):
-        floors = probe_floors(train, test, config=Config(width=4), **options)
+        floors = probe_floors(train, test, config=Config(width=8), **options)
         assert floors.keys() == {"disease"}
-        results = probe_encoder(make_encoder(Config(width=4)), train, test, floors=floors, draws=0, **options)
+        results = probe_encoder(make_encoder(Config(width=8)), train, test, floors=floors, draws=0, **options)
         assert list(to_table(results)["factor"]) == ["disease"]
 
 
@@ -108,7 +108,7 @@ def test_sessions_that_the_training_part_lacks_are_probed_within_the_test_part()
 def test_floors_and_tables():
     train, test = make_noise_images(200), make_noise_images(100, seed=1)
     test = ImageSet("noise", "test", test.images, test.factors, test.ids + 1000, test.groups + 1000, test.labels)
-    config = Config(width=4)
+    config = Config(width=8)
     floors = probe_floors(train, test, ("object", "pose"), config)
     assert floors["object"].keys() == {"pixels", "random encoder", "shuffled labels"}
     results = probe_encoder(make_encoder(config), train, test, ("object", "pose"), floors=floors)

@@ -55,6 +55,13 @@ function render({ el }) {
 export default { render };
 """
 
+# After a restart of the kernel nothing answers any more; JupyterLab marks that, but its controls look as before.
+_DEAD = """
+.ciper-control.jupyter-widgets-disconnected > * { opacity: 0.4; pointer-events: none; }
+.ciper-control.jupyter-widgets-disconnected::before { content: "The kernel was restarted: run this cell again.";
+  font: inherit; color: inherit; border-left: 4px solid #D55E00; padding-left: 8px; }
+"""
+
 STYLE = {"description_width": "120px"}
 WIDE = widgets.Layout(width="340px")
 NARROW = widgets.Layout(width="230px")
@@ -72,9 +79,9 @@ class Slider(anywidget.AnyWidget):
 
 
 class _Keys(anywidget.AnyWidget):
-    """Invisible: gives the keys to the control that it is part of."""
+    """Invisible: gives the keys to the control that it is part of, and lets it say when nobody answers any more."""
 
-    _esm = _KEYS
+    _esm, _css = _KEYS, _DEAD
 
 
 def make_slider(
