@@ -11,6 +11,7 @@ from ciperlib.files import home
 
 NOTEBOOKS = sorted((home() / "notebooks").glob("[0-9]*.ipynb"))
 SHIPPED = {"06_ablations": {"table": "data/sweeps/ablations.csv", "sweep_profile": "teaching"}}  # without its sweep
+LONG = (pytest.mark.slow, pytest.mark.long)  # of `make prove`
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from proofs import bad_input, configs, cpu, faults, flips, kills, overload, papermill, system
+from proofs import bad_input, configs, cpu, faults, flips, kills, longer, overload, system
 
 from ciperlib.files import write_json
 
@@ -26,7 +26,7 @@ PARTS: dict[str, Callable[[float, int], dict[str, Any]]] = {
     "flipped bits": flips.prove,
     "any config": configs.prove,
     "kills": kills.prove,
-    "plain papermill": papermill.prove,
+    "longer tests": longer.prove,
     "planted faults": faults.prove,
     "another CPU": cpu.prove,
     "another system": system.prove,

@@ -216,6 +216,7 @@ def test_every_control_of_the_explorer(lab, page):
     finish(page)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["03_saliency", "05_explaining_away"])
 def test_the_explorer_in_the_other_notebooks(lab, page, name):
     run(page, lab(f"{name}.ipynb"), name[:2])
@@ -282,8 +283,6 @@ def test_a_control_whose_kernel_was_restarted_says_that_it_is_dead(lab, page):
         == "0.4"
     )
     page.screenshot(path=artefact("dead-control.png"))
-    run_all(page)
-    expect(page.locator(".ciper-control").last).not_to_have_class(re.compile("jupyter-widgets-disconnected"))
     finish(page)
 
 

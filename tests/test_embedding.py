@@ -179,6 +179,7 @@ print(len(fit_embedding(features).points))
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_pacmap_runs_in_an_environment_that_cannot_be_written(tmp_path):
     """Half a minute, in which it is compiled anew."""
     variables = {**os.environ, "TMPDIR": str(tmp_path)}

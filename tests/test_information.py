@@ -195,6 +195,7 @@ def test_a_curvature_that_rounding_made_negative_is_raised():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_p_values_of_a_world_without_synergy_are_spread_evenly():
     """A thin slice of `make validate`. With a statistic chosen for the observed classes their mean is 0.69."""
     worlds = [make_world("modular_plain", 1000, seed=seed).orbits for seed in range(30)]

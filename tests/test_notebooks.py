@@ -7,9 +7,8 @@ import statistics
 
 import nbformat
 import pytest
-from books import NOTEBOOKS, cells, each_notebook
+from books import LONG, NOTEBOOKS, SHIPPED, cells, each_notebook
 from conftest import real_data
-from proofs import papermill
 from safetensors.torch import save_file
 from torchvision import models
 
@@ -138,8 +137,13 @@ def test_pages_hold_no_widget_state_and_show_every_figure(smoke):
         assert shown >= figures
 
 
-def test_plain_papermill():
-    papermill.run(home() / "notebooks" / "02_linear_probing.ipynb")  # `make prove` takes the others, too
+@pytest.mark.parametrize("path", [NOTEBOOKS[0], *(pytest.param(path, marks=LONG) for path in NOTEBOOKS[1:])])
+def test_plain_papermill(path, tmp_path):
+    import papermill
+
+    values = {**batch.profile_parameters("smoke", path.stem), **SHIPPED.get(path.stem, {})}
+    papermill.execute_notebook(str(path), str(tmp_path / "out.ipynb"), {**values, "interactive": False},
+                               cwd=str(home()), progress_bar=False)  # fmt: skip
 
 
 @pytest.mark.slow
@@ -152,6 +156,7 @@ def test_linear_probing_on_cifar10(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_explaining_away_on_cifar10(tmp_path):
     """No encoder in the zoo, so they are trained; here for one epoch."""
     real_data("cifar-10-batches-py")
@@ -162,7 +167,7 @@ def test_explaining_away_on_cifar10(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stem", ["03_saliency", "04_embeddings"])
+@pytest.mark.parametrize("stem", [pytest.param("03_saliency", marks=pytest.mark.long), "04_embeddings"])
 def test_photographs_of_objects(stem, tmp_path):
     """ETH-80: no encoder in the zoo, so they are trained; here for one epoch."""
     real_data("eth80-64")

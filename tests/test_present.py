@@ -346,6 +346,21 @@ def test_a_browser_that_is_killed_is_replaced(no_browser_yet, capsys):
 
 
 @needs_a_browser
+def test_a_browser_that_hangs_after_a_picture_is_replaced(no_browser_yet, monkeypatch, capsys):
+    first = drawing.to_png(go.Figure())
+    with monkeypatch.context() as context:
+
+        def hang(*_):
+            context.undo()
+            raise TimeoutError
+
+        context.setattr(drawing.Future, "result", hang)
+        assert drawing.to_png(go.Figure()) == first
+    assert drawing._session.tries == 2
+    assert capsys.readouterr().out == ""
+
+
+@needs_a_browser
 def test_a_cell_that_is_interrupted_leaves_its_picture_to_no_other(no_browser_yet, monkeypatch):
     """Kaleido's own server hands the next caller what the one before did not wait for."""
     small, large = go.Figure(layout=dict(width=100, height=100)), go.Figure(layout=dict(width=200, height=100))

@@ -1,11 +1,13 @@
 """The copies for students: without the solutions, and every cell runs but those that wait for an answer."""
 
 import pytest
-from books import NOTEBOOKS, SHIPPED, cells, each_notebook
+from books import LONG, NOTEBOOKS, SHIPPED, cells
 
 from ciperlib.files import home
 from ciperlib.present import batch
 from ciperlib.present.exercises import SOLUTION_TAG, write_student_copies
+
+SLOWEST = ("03", "05", "08")
 
 
 def test_student_copies_lack_the_solutions_and_nothing_else(tmp_path):
@@ -17,7 +19,9 @@ def test_student_copies_lack_the_solutions_and_nothing_else(tmp_path):
         assert [cell.source for cell in cells(copy)] == kept
 
 
-@each_notebook
+@pytest.mark.parametrize(
+    "path", [pytest.param(path, id=path.stem, marks=LONG if path.stem[:2] in SLOWEST else ()) for path in NOTEBOOKS]
+)
 def test_a_student_copy_fails_at_its_checker_and_goes_on(path, tmp_path):
     """The stub must not pass: a checker that accepts it would teach nothing. What comes after it is run, too."""
     copies, _ = write_student_copies(home() / "notebooks", tmp_path)

@@ -17,7 +17,7 @@ from typing import Any
 from plotly.graph_objects import Figure
 
 SECONDS_TO_START, SECONDS_TO_DRAW = 60.0, 60.0  # more than an overloaded machine needs; then it is given up
-TRIES = 2  # browsers that are started in a session: one that was killed is replaced, once
+TRIES = 2  # browsers that are started in a session: one that was killed, or hangs after a picture, is replaced, once
 ADVICE = "to get PNG pictures of figures, install Chrome or Chromium (`kaleido_get_chrome` fetches one)"
 
 
@@ -35,7 +35,7 @@ class Painter:
         import kaleido  # noqa: F401 (here, for two threads that import it at once get half of it)
 
         self._latest = time.monotonic() + seconds
-        self._loop, self._browser = asyncio.new_event_loop(), None
+        self._loop, self._browser, self.drew = asyncio.new_event_loop(), None, False
         threading.Thread(target=self._run, name="pictures", daemon=True).start()
         self._opened = self._submit(self._open())
         atexit.register(self.close)
@@ -50,7 +50,9 @@ class Painter:
         if self._browser.subprocess.poll() is not None:
             raise ConnectionError("the browser has ended")  # and would be waited for
         how = {"format": "png", "scale": scale}
-        return self._submit(self._browser.calc_fig(figure.to_dict(), opts=how)).result(SECONDS_TO_DRAW)
+        picture = self._submit(self._browser.calc_fig(figure.to_dict(), opts=how)).result(SECONDS_TO_DRAW)
+        self.drew = True
+        return picture
 
     def close(self) -> None:
         """Ends the browser, if it runs, and the thread."""
@@ -137,7 +139,7 @@ def to_png(figure: Figure, scale: float = 1.0) -> bytes | None:
 
 
 def _give_up(painter: Painter, error: Exception) -> None:
-    """Forgets a browser that did not start or went away; where there is none, or it hangs, no other is tried."""
+    """Forgets a browser that failed; where there is none, or it hangs from the beginning, no other is tried."""
     from kaleido.errors import ChromeNotFoundError
 
     missing = isinstance(error, ChromeNotFoundError)
@@ -145,7 +147,7 @@ def _give_up(painter: Painter, error: Exception) -> None:
         if _session.painter is painter:
             _session.painter = None
             threading.Thread(target=painter.close, daemon=True).start()  # which may take seconds
-        if missing or isinstance(error, TimeoutError):
+        if missing or isinstance(error, TimeoutError) and not painter.drew:
             _session.tries = TRIES
         if _session.tries >= TRIES and _session.painter is None and not _session.said:
             _session.said = True

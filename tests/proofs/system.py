@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import re
-import subprocess
-import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ciperlib.files import home
 from proofs.cpu import AVX2
-from proofs.trial import draw
+from proofs.trial import draw, failing_tests
 
 WITHOUT_FCNTL = 'import sys\n\nsys.modules["fcntl"] = None\n'  # whoever imports it gets an ImportError
 
@@ -23,12 +20,8 @@ def prove(share: float, seed: int) -> dict[str, Any]:
     return {"files": len(files), "found": failing(files)}
 
 
-def failing(files: list[Path]) -> list[str]:
+def failing(files: Sequence[Path]) -> list[str]:
     """The quick tests of these files that fail on the other system."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "sitecustomize.py").write_text(WITHOUT_FCNTL)
-        command = [sys.executable, "-m", "pytest", "-n", "2", "--dist", "loadfile", "-m", "not slow", "-rfE", *files]
-        environment = {**os.environ, **AVX2, "PYTHONPATH": folder}
-        done = subprocess.run(command, cwd=home(), env=environment, capture_output=True, text=True)
-    found = re.findall(r"^(?:FAILED|ERROR) .+", done.stdout, re.MULTILINE)
-    return found or ([] if done.returncode in (0, 5) else [done.stdout[-300:] + done.stderr[-300:]])  # 5: none is quick
+        return failing_tests("not slow", files, **AVX2, PYTHONPATH=folder)

@@ -8,12 +8,17 @@ import io
 import multiprocessing
 import os
 import random
+import re
+import subprocess
 import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+from ciperlib.files import home
 
 SECONDS = 120  # after which a try hangs
 REFUSED = 2
@@ -87,6 +92,15 @@ def _work(call, sender, environment: dict[str, str]) -> None:
             print(f"ciperlib: {error}" if ours else traceback.format_exc(), file=err)
     sender.send((status, out.getvalue(), err.getvalue()))
     sender.close()
+
+
+def failing_tests(marked: str, paths: Sequence[Path], **environment: str) -> list[str]:
+    """The tests below these paths that carry such marks and fail, two files at a time, as pytest names them."""
+    command = [sys.executable, "-m", "pytest", "-n", "2", "--dist", "loadfile", "-rfE", "-m", marked, *map(str, paths)]
+    done = subprocess.run(command, cwd=home(), env={**os.environ, **environment}, capture_output=True, text=True)
+    found = re.findall(r"^(?:FAILED|ERROR) .+", done.stdout, re.MULTILINE)
+    fine = done.returncode in (0, 5)  # 5: no test carries them
+    return found or ([] if fine else [done.stdout[-300:] + done.stderr[-300:]])
 
 
 def draw(cases: Sequence[Any], share: float, seed: int) -> list[Any]:
