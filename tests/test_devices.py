@@ -1,5 +1,9 @@
 """Which precision a device takes, decided by what it says of itself; and runs that are found before any is trained."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from conftest import TINY, make_noise_images
@@ -35,6 +39,23 @@ def test_bf16_is_fast_where_the_chip_and_torch_both_say_so(chip, allowed, fast, 
 def test_a_gpu_is_fast_at_bf16_and_apple_s_is_not_asked_for_it():
     assert has_fast_bf16(torch.device("cuda"))
     assert not has_fast_bf16(torch.device("mps"))
+
+
+NARROW = """
+import sys
+from ciperlib.config import Config
+from ciperlib.learn.training import fit
+for width in (2, 4, 7):
+    fit(Config(width=width, train_size=400, batch_size=16, image_size=16, epochs=3), sys.argv[1], progress="none")
+"""
+
+
+@pytest.mark.slow
+def test_a_narrow_network_trains_on_a_cpu_without_avx_512(tmp_path):
+    """Channels last, the process dies of what it wrote beyond its memory."""
+    variables = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
+    done = subprocess.run([sys.executable, "-c", NARROW, str(tmp_path)], env=variables, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_apple_s_device_is_taken_where_torch_has_it_and_never_by_itself(monkeypatch):

@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ciperlib.config import CONTENT_NAMED, RECIPE, Config
 from ciperlib.data.imageset import POSE, ImageSet, TrainedOn, load_images
 from ciperlib.learn.augment import CROP_SCALE, Augmentation, View
-from ciperlib.learn.devices import environment, find_device, has_fast_bf16
+from ciperlib.learn.devices import environment, find_device, has_fast_bf16, memory_format
 from ciperlib.learn.encoders import Encoder, derived_seed
 from ciperlib.learn.methods import make_objective
 from ciperlib.learn.objectives import Batch, Objective
@@ -179,7 +179,8 @@ class Trainer:
         for encoder in self.objective.modules():  # a teacher's, too
             if isinstance(encoder, Encoder):
                 encoder.normalise_with(images.images.cpu())
-        self.objective = self.objective.to(device, memory_format=torch.channels_last)
+        self.format = memory_format(config.width, device)
+        self.objective = self.objective.to(device, memory_format=self.format)
         self._calibrate()
         self.model = self._parallel(self.objective)
         self.optimiser = make_optimiser(config, self.objective)
@@ -251,9 +252,12 @@ class Trainer:
         mine = slice(rank() * share, (rank() + 1) * share)
         for index in order[: self.steps * self.config.batch_size].split(self.config.batch_size):
             drawn = [self.augmentations[scale](self.images, index, generator) for scale in self.objective.crops]
-            views = tuple(View(_fast(v.images[mine]), v.parameters[mine], v.source[mine]) for v in drawn)
+            views = tuple(View(self._lay(v.images[mine]), v.parameters[mine], v.source[mine]) for v in drawn)
             category = None if self.category is None else self.category[index[mine]]
-            yield Batch(index[mine], _fast(self.images.floats(index[mine])), views, category)
+            yield Batch(index[mine], self._lay(self.images.floats(index[mine])), views, category)
+
+    def _lay(self, images: Tensor) -> Tensor:
+        return images.contiguous(memory_format=self.format)
 
     def _set_rate(self, step: int) -> float:
         """Cosine from the config's rate to 0 over all steps (paper, section 4.1)."""
@@ -282,7 +286,7 @@ class Trainer:
         """
         encoder = self.objective.encoder.eval()
         with torch.no_grad():
-            h = encoder(_fast(self.images.floats(slice(0, CHECKED_IMAGES))))
+            h = encoder(self._lay(self.images.floats(slice(0, CHECKED_IMAGES))))
         encoder.train()
         if not h.isfinite().all():
             raise TrainingError(
@@ -365,7 +369,3 @@ def make_augmentation(
     if config.method != "transformation_prediction":
         return augmentation
     return Transformed(augmentation, make_transformation(config.transformation))
-
-
-def _fast(images: Tensor) -> Tensor:
-    return images.contiguous(memory_format=torch.channels_last)
