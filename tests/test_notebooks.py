@@ -70,6 +70,7 @@ def smoke(tmp_path_factory):
 
 
 @pytest.mark.parametrize("stem", ELSEWHERE)
+@pytest.mark.slow
 def test_an_encoder_from_elsewhere_enters_every_analysis(smoke, stem):
     metrics = smoke[stem].metrics
     for measure in ELSEWHERE[stem][1]:
@@ -78,6 +79,7 @@ def test_an_encoder_from_elsewhere_enters_every_analysis(smoke, stem):
         assert all(map(math.isfinite, found))
 
 
+@pytest.mark.slow
 def test_training(smoke):
     record = smoke["01_training"]
     metrics = record.metrics
@@ -86,6 +88,7 @@ def test_training(smoke):
     assert -0.5 < metrics["mean_r2_ciper"] < 1
 
 
+@pytest.mark.slow
 def test_linear_probing(smoke):
     record = smoke["02_linear_probing"]
     metrics = record.metrics
@@ -95,6 +98,7 @@ def test_linear_probing(smoke):
     assert 0 <= metrics["object: CIPER, pose aug."] <= 1
 
 
+@pytest.mark.slow
 def test_saliency(smoke):
     metrics = smoke["03_saliency"].metrics
     assert metrics["encoders"] == 6
@@ -103,12 +107,14 @@ def test_saliency(smoke):
     assert 0.1 < metrics["area"] < 0.4
 
 
+@pytest.mark.slow
 def test_embeddings(smoke):
     metrics = smoke["04_embeddings"].metrics
     assert metrics["kept, PaCMAP, shuffled: CIPER"] < metrics["kept, PaCMAP: CIPER"]
     assert metrics["order in h: CIPER"] > 0.8
 
 
+@pytest.mark.slow
 def test_explaining_away(smoke):
     metrics = smoke["05_explaining_away"].metrics
     assert metrics["encoders"] == 7
@@ -119,6 +125,7 @@ def test_explaining_away(smoke):
     assert metrics["unknown, lesson: grayscale"] < 0.1
 
 
+@pytest.mark.slow
 def test_ablations_by_a_sweep_of_their_own(smoke):
     record = smoke["06_ablations"]
     assert (record.metrics["runs"], record.metrics["kinds"], record.metrics["failed"]) == (2, 2, 0)
@@ -126,6 +133,7 @@ def test_ablations_by_a_sweep_of_their_own(smoke):
     assert 0 <= record.metrics["object: CIPER"] <= 1
 
 
+@pytest.mark.slow
 def test_pages_hold_no_widget_state_and_show_every_figure(smoke):
     for stem, record in smoke.items():
         folder = home() / record.folder
@@ -137,6 +145,7 @@ def test_pages_hold_no_widget_state_and_show_every_figure(smoke):
         assert shown >= figures
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", [NOTEBOOKS[0], *(pytest.param(path, marks=LONG) for path in NOTEBOOKS[1:])])
 def test_plain_papermill(path, tmp_path):
     import papermill

@@ -19,6 +19,7 @@ def test_student_copies_lack_the_solutions_and_nothing_else(tmp_path):
         assert [cell.source for cell in cells(copy)] == kept
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "path", [pytest.param(path, id=path.stem, marks=LONG if path.stem[:2] in SLOWEST else ()) for path in NOTEBOOKS]
 )
