@@ -15,7 +15,10 @@ from ciperlib.config import Config
 from ciperlib.data.imageset import ImageSet
 from ciperlib.learn.encoders import Encoder
 
-TINY = dict(train_size=48, image_size=16, batch_size=16, epochs=3, width=8, projector_width=16, predictor_width=16)
+TINY = dict(
+    train_size=48, image_size=16, batch_size=16, epochs=3, width=8, projector_width=16, predictor_width=16,
+    precision="bf16",  # given, so that the name is the same on a CPU that is slow at it
+)  # fmt: skip
 
 
 @pytest.fixture(scope="session", autouse=True)

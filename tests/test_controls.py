@@ -27,7 +27,7 @@ from ciperlib.present.controls.training import Training
 from ciperlib.present.plotting import BOOKKEEPING, COLOURS, GREY
 from ciperlib.present.studio import changeable, make_studio_augmentation, plot_studio
 
-SHORT = dict(train_size=256, batch_size=64, epochs=2)
+SHORT = dict(train_size=256, batch_size=64, epochs=2, precision="bf16")
 
 
 def as_plain(figure):
@@ -309,6 +309,7 @@ def _no_training_outlives_its_test():
 
 def test_training_stops_goes_on_and_ends_as_if_never_stopped():
     choices = dict(train_size=256, batch_size=64, width=8, projector_width=16, predictor_width=16, seed=5)
+    choices |= {"precision": "bf16"}
     expected = fit(Config(alpha=0.5, epochs=12, **choices), runs_root() / "uninterrupted").load_encoder().state_dict()
     control = TrainYourOwn(epochs=12, alpha=0.5, **choices)
     control.start()

@@ -15,6 +15,7 @@ from ciperlib.learn.runs import STATE, find_run, zoo_root
 from ciperlib.learn.training import TrainingError, fit
 
 CPU = torch.device("cpu")
+OPEN = {**TINY, "precision": None}  # as a user who says nothing of it
 
 
 def quiet(config, root=None, **options):
@@ -72,23 +73,23 @@ def slow(monkeypatch):
 
 
 def test_a_new_training_on_a_slow_cpu_is_float32_under_that_name_and_says_so(slow, tmp_path, capsys):
-    config = Config(**TINY, seed=3)
+    config = Config(**OPEN, seed=3)
     run = quiet(config, tmp_path)
-    assert run.name == Config(**TINY, seed=3, precision="float32").name != config.name
+    assert run.name == Config(**{**OPEN, "precision": "float32"}, seed=3).name != config.name
     assert run.config.precision == "float32"
     assert capsys.readouterr().out.count("slow at bf16") == 1
     assert quiet(config, tmp_path) == run  # found again
 
 
 def test_a_finished_bf16_run_is_used_and_bf16_that_is_asked_for_is_trained(slow, tmp_path, monkeypatch, capsys):
-    asked = quiet(Config(**TINY, precision="bf16"), tmp_path)
-    assert asked.name == Config(**TINY).name
-    assert quiet(Config(**TINY), tmp_path) == asked
+    asked = quiet(Config(**TINY), tmp_path)
+    assert asked.name == Config(**OPEN).name
+    assert quiet(Config(**OPEN), tmp_path) == asked
     assert "slow" not in capsys.readouterr().out
 
 
 def test_an_untrained_encoder_has_no_precision(slow, tmp_path, capsys):
-    assert quiet(Config(**TINY, method="random"), tmp_path).name == Config(**TINY, method="random").name
+    assert quiet(Config(**OPEN, method="random"), tmp_path).name == Config(**OPEN, method="random").name
     assert "slow" not in capsys.readouterr().out
 
 

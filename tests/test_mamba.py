@@ -110,7 +110,7 @@ def test_the_encoder_is_one_of_ours(tiny, tmp_path):
     assert encoder.representation_size == 128
     for side in (8, 16, 30, 32):
         assert encoder(torch.rand(2, 3, side, side)).shape == (2, 128)
-    run = fit(replace(tiny, architecture="vmamba"), tmp_path)
+    run = fit(replace(tiny, architecture="vmamba", epochs=8), tmp_path)
     assert run.history["total"].iloc[-1] < run.history["total"].iloc[0]
 
 

@@ -240,7 +240,7 @@ def test_a_full_disk_leaves_nothing_that_looks_finished(tiny, tmp_path, monkeypa
         quiet(tiny, tmp_path)
     monkeypatch.undo()
     folder = tmp_path / tiny.name
-    assert [path.name for path in folder.iterdir()] == [".lock"]
+    assert {path.name for path in folder.iterdir()} <= {".lock"}
     (folder / ".encoder.safetensors.123.part").write_text("left by a killed process")
     assert not list(quiet(tiny, tmp_path).folder.glob("*.part"))
 

@@ -18,7 +18,10 @@ from ciperlib.present.records import Record, read_record, write_record
 from proofs.trial import run_call, tell
 
 FLIPS = 2000
-TINY = dict(train_size=48, image_size=16, batch_size=16, epochs=3, width=8, projector_width=16, predictor_width=16)
+TINY = dict(
+    train_size=48, image_size=16, batch_size=16, epochs=3, width=8, projector_width=16, predictor_width=16,
+    precision="bf16",
+)  # fmt: skip
 
 
 class StopError(Exception):

@@ -25,7 +25,10 @@ from proofs.trial import tell
 
 KILLS = {"fit": 40, "cache": 20, "page": 20, "sweep": 20}
 IN_A_ROW = 3  # kills of the same thing, before it is left to end
-TINY = dict(train_size=256, image_size=16, batch_size=64, epochs=12, width=8, projector_width=16, predictor_width=16)
+TINY = dict(
+    train_size=256, image_size=16, batch_size=64, epochs=12, width=8, projector_width=16, predictor_width=16,
+    precision="bf16",
+)  # fmt: skip
 SLEEPER = """
 import json, nbformat, sys
 twice = "from ciperlib.present.notebook import record_metrics\\nrecord_metrics(twice=2 * seed)"

@@ -11,7 +11,21 @@ from ciperlib.files import home
 from proofs.cpu import AVX2
 from proofs.trial import draw, failing_tests
 
-WITHOUT_FCNTL = 'import sys\n\nsys.modules["fcntl"] = None\n'  # whoever imports it gets an ImportError
+WITHOUT_FCNTL = """
+import builtins
+
+real = builtins.__import__
+
+
+def find(name, globals=None, *rest, **more):
+    importer = ((globals or {}).get("__name__") or "").partition(".")[0]
+    if name == "fcntl" and importer in ("ciperlib", "filelock", "test_planted"):  # others have their own way elsewhere
+        raise ImportError("there is no fcntl here")
+    return real(name, globals, *rest, **more)
+
+
+builtins.__import__ = find
+"""
 
 
 def prove(share: float, seed: int) -> dict[str, Any]:
