@@ -18,7 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ciperlib.files import home
+
+torch.set_num_threads(1)  # a pool of threads does not survive a fork: a try that needs it would wait for ever
 
 SECONDS = 120  # after which a try hangs
 REFUSED = 2
