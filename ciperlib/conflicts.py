@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ciperlib.config import CONTENT_NAMED, DATASET_STEPS, INVARIANT_SHARES, PATCH, STEPS, Config, ConfigError
+from ciperlib.config import CONTENT_NAMED, DATASET_STEPS, PATCH, STEPS, Config, ConfigError
+from ciperlib.registry import methods
 
 STEPS_OF = {  # the dataset steps of an image set that lacks some: views need known poses, or known sessions
     "cifar10": (), "digits": (), "eth80": ("pose",), "coil100": ("pose",), "tdw": ("pose",), "core50": ("session",),
@@ -17,7 +18,7 @@ WITHOUT_CATEGORY = ("coil100", "tdw")
 
 def check_conflicts(config: Config) -> None:
     """Raises ConfigError for the first pair of choices that cannot work; says what to choose instead."""
-    if not config.augmentations and config.method not in ("random", "transformation_prediction"):
+    if not config.augmentations and methods[config.method].needs_views:
         raise ConfigError(
             f"augmentations=() does not go with method={config.method!r}: "
             f"without augmentation there are no views to compare or parameters to predict; choose from {STEPS}"
@@ -45,33 +46,25 @@ def check_conflicts(config: Config) -> None:
     _check_partners(config)
     if config.method == "transformation_prediction":
         _check_transformation(config, "pose" in known)
-    _check_views(config)
+    _check_method(config)
     _check_network(config)
 
 
 def _check_partners(config: Config) -> None:
     enough = {step: ENOUGH.get(config.dataset, {}).get(step, 0) for step in config.augmentations}
     step = max(enough, key=enough.__getitem__, default="")
-    if config.method != "random" and config.train_size < enough.get(step, 0):
+    if methods[config.method].trained and config.train_size < enough.get(step, 0):
         raise ConfigError(
             f"train_size={config.train_size} does not go with augmentations={config.augmentations}: among so few "
             f"images of {config.dataset} some objects have no other one to be the view; choose {enough[step]} or more"
         )
 
 
-def _check_views(config: Config) -> None:
-    predicted = ("pose", "crop", "flip", "jitter")
-    if config.method == "augself" and not set(config.augmentations) & set(predicted):
-        raise ConfigError(
-            f"augmentations={config.augmentations} does not go with method='augself', which predicts "
-            f"{', '.join(predicted)}: choose at least one of them"
-        )
-    if config.method == "clever" and "crop" not in config.augmentations:
-        raise ConfigError(
-            f"augmentations={config.augmentations} does not go with method='clever', whose views are crops of "
-            "several sizes: add crop"
-        )
-    if config.method in INVARIANT_SHARES and not 0 < config.split < 8 * config.width:
+def _check_method(config: Config) -> None:
+    own = methods[config.method]
+    if own.check is not None:
+        own.check(config)
+    if own.invariant_share and not 0 < config.split < 8 * config.width:
         raise ConfigError(
             f"invariant_share={config.invariant_share} leaves a part of h empty ({config.split} of {8 * config.width} "
             "dimensions are invariant): choose a share between 0 and 1"
@@ -84,7 +77,7 @@ def _check_network(config: Config) -> None:
             f"coordinates=True does not go with architecture={config.architecture!r}: coordinates do not turn with "
             "the image, and the network would no longer be equivariant; choose coordinates=False"
         )
-    half = 2 if config.method in ("essl", "clever") else 1  # these also look at images of half the side
+    half = 2 if methods[config.method].halves else 1
     fields = 8 if config.norm == "group" else 2
     if config.architecture.startswith("c4") and (config.width % fields or config.image_size % (8 * half)):
         raise ConfigError(

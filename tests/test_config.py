@@ -10,12 +10,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ciperlib.config import METHODS, STEPS, Config, ConfigError, _choice
+from ciperlib.config import STEPS, Config, ConfigError, _choice
 from ciperlib.conflicts import ENOUGH
 from ciperlib.data.imageset import POSE, ImageSet
 from ciperlib.data.turntable import _factors
 from ciperlib.files import home
 from ciperlib.learn.partners import PartnersError, find_partners
+from ciperlib.registry import methods
 
 
 @pytest.mark.parametrize(
@@ -95,7 +96,7 @@ def test_every_choice_that_is_read_changes_the_name():
     names = {Config(**{field: value}).name for field, value in other.items()}
     for method, choices in special.items():
         names |= {Config(method=method, **{field: value}).name for field, value in choices.items()}
-        for other_method in set(METHODS) - {method}:
+        for other_method in set(methods) - {method}:
             unread = {field: value for field, value in choices.items() if (other_method, field) != SIE_READS}
             assert Config(method=other_method, **unread).name == Config(method=other_method).name
     assert len(names | {Config().name}) == len(other) + len(read) + 1
@@ -186,7 +187,7 @@ def test_shipped_runs_keep_their_names():
 
 
 @given(
-    method=st.sampled_from(METHODS),
+    method=st.sampled_from(list(methods)),
     augmentations=st.sets(st.sampled_from(STEPS), min_size=1),
     seed=st.integers(0, 2**40),
     learning_rate=st.floats(0, 10),

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ciperlib.config import Config
-from ciperlib.learn.encoders import derived_seed, make_encoder, make_predictor, make_projector, seeded
+from ciperlib.learn.encoders import derived_seed, make_encoder, seeded
+from ciperlib.learn.methods.heads import make_predictor, make_projector
 
 
 def test_resnet18_is_torchvisions_but_for_its_stem():

@@ -1,4 +1,4 @@
-"""Encoders (images to representations) and the heads that the objectives put on top of them."""
+"""Encoders: images to representations."""
 
 from __future__ import annotations
 
@@ -119,26 +119,6 @@ def make_encoder(config: Config) -> Encoder:
         if config.architecture.startswith("c4"):
             return make_c4_resnet(config.architecture, config.width, config.norm)
         return ResNet(BLOCKS[config.architecture], config.width, config.coordinates, config.norm)
-
-
-def make_projector(inputs: int, width: int, norm: str = "batch") -> nn.Sequential:
-    """h [B, inputs] -> z [B, width]: Linear, norm, ReLU, Linear, norm (E-SSL's head; paper, section 4.1).
-
-    No biases before a norm, and none after the last one (its affine part would only rescale what is normalised).
-    """
-    if norm == "batch":
-        norms = nn.BatchNorm1d(width), nn.BatchNorm1d(width, affine=False)
-    else:
-        norms = nn.LayerNorm(width), nn.LayerNorm(width, elementwise_affine=False)
-    first, last = nn.Linear(inputs, width, bias=False), nn.Linear(width, width, bias=False)
-    return nn.Sequential(first, norms[0], nn.ReLU(inplace=True), last, norms[1])
-
-
-def make_predictor(inputs: int, width: int, outputs: int) -> nn.Sequential:
-    """[B, inputs] -> [B, outputs]: Linear, LayerNorm, ReLU, Linear (paper, section 4.1)."""
-    return nn.Sequential(
-        nn.Linear(inputs, width), nn.LayerNorm(width), nn.ReLU(inplace=True), nn.Linear(width, outputs)
-    )
 
 
 @contextmanager
