@@ -14,9 +14,8 @@ from typing import Any
 import yaml
 
 from ciperlib.files import home
-from ciperlib.registry import methods
+from ciperlib.registry import architectures, methods
 
-ARCHITECTURES = ("resnet10", "resnet18", "c4_resnet10", "c4_resnet10_invariant", "vit_tiny", "vmamba")
 TRANSFORMATIONS = (
     "rotation", "horizontal_flip", "vertical_flip", "inversion", "grayscale", "jigsaw", "blur", "identity", "azimuth",
     "elevation", "distance",
@@ -39,7 +38,6 @@ CONTENT_NAMED = ("folder", "digits", "eth80", "coil100", "core50", "tdw")  # fil
 DATASET_STEPS = ("pose", "session")
 IMAGE_STEPS = ("crop", "flip", "jitter", "grayscale")
 STEPS = DATASET_STEPS + IMAGE_STEPS  # of augmentation, in the order in which they are applied
-PATCH = 4  # side of a vision transformer's patches, in pixels
 LARGEST = {"int": 2**63 - 1, "float": 1e30}  # where a choice says nothing: what int64 and float32 can work with
 RECIPE = 1  # raised when the library's behaviour changes for the same choices
 DEFAULT_PROFILE = "teaching"
@@ -75,7 +73,7 @@ class Config:
     train_size: int = _choice(5000, "training images", low=2, high=10**7)
     image_size: int = _choice(32, "side of an image in pixels", low=8, high=1024)
 
-    architecture: str = _choice("resnet10", "encoder", options=ARCHITECTURES)
+    architecture: str = _choice("resnet10", "encoder", options=architectures)
     width: int = _choice(
         16, "channels of the encoder's first stage; h has 8 times as many dimensions", low=1, high=4096
     )

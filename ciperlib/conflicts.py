@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ciperlib.config import CONTENT_NAMED, DATASET_STEPS, PATCH, STEPS, Config, ConfigError
-from ciperlib.registry import methods
+from ciperlib.config import CONTENT_NAMED, DATASET_STEPS, STEPS, Config, ConfigError
+from ciperlib.registry import architectures, methods
 
 STEPS_OF = {  # the dataset steps of an image set that lacks some: views need known poses, or known sessions
     "cifar10": (), "digits": (), "eth80": ("pose",), "coil100": ("pose",), "tdw": ("pose",), "core50": ("session",),
@@ -47,7 +47,9 @@ def check_conflicts(config: Config) -> None:
     if config.method == "transformation_prediction":
         _check_transformation(config, "pose" in known)
     _check_method(config)
-    _check_network(config)
+    network = architectures[config.architecture]
+    if network.check is not None:
+        network.check(config)
 
 
 def _check_partners(config: Config) -> None:
@@ -68,34 +70,6 @@ def _check_method(config: Config) -> None:
         raise ConfigError(
             f"invariant_share={config.invariant_share} leaves a part of h empty ({config.split} of {8 * config.width} "
             "dimensions are invariant): choose a share between 0 and 1"
-        )
-
-
-def _check_network(config: Config) -> None:
-    if config.architecture.startswith("c4") and config.coordinates:
-        raise ConfigError(
-            f"coordinates=True does not go with architecture={config.architecture!r}: coordinates do not turn with "
-            "the image, and the network would no longer be equivariant; choose coordinates=False"
-        )
-    half = 2 if methods[config.method].halves else 1
-    fields = 8 if config.norm == "group" else 2
-    if config.architecture.startswith("c4") and (config.width % fields or config.image_size % (8 * half)):
-        raise ConfigError(
-            f"width={config.width}, image_size={config.image_size} do not go with "
-            f"architecture={config.architecture!r}, norm={config.norm!r} and method={config.method!r}: it halves "
-            "images three times, and has fields for half the width; choose "
-            f"multiples of {fields} and {8 * half}"
-        )
-    if config.architecture == "vit_tiny" and 8 * config.width % max(1, 8 * config.width // 64):
-        raise ConfigError(
-            f"width={config.width} does not go with architecture='vit_tiny', whose {8 * config.width} dimensions are "
-            "divided among heads of 64: choose a multiple of 8"
-        )
-    tile = PATCH * half
-    if config.architecture == "vit_tiny" and config.image_size % tile:
-        raise ConfigError(
-            f"image_size={config.image_size} does not go with architecture='vit_tiny', whose patches have "
-            f"{PATCH} pixels, and method={config.method!r}: choose a multiple of {tile}"
         )
 
 

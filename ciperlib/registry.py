@@ -38,6 +38,19 @@ class Entry:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Architecture(Entry):
+    """A network: a function of a config that gives its `Encoder` with fresh weights.
+
+    Attributes:
+        check: raises ConfigError for a config that cannot work with it.
+        package: that it needs and the library itself does not.
+    """
+
+    check: Callable[[Any], None] | None = None
+    package: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Method(Entry):
     """A way to train an encoder: an `Objective`, called with (config, specs, categories).
 
@@ -133,4 +146,5 @@ def _source(build: Callable[..., Any]) -> tuple[str, str]:
     return getattr(build, "__module__", "?"), getattr(build, "__qualname__", "?")
 
 
+architectures: Registry[Architecture] = Registry("architecture", Architecture, "ciperlib.learn.encoders")
 methods: Registry[Method] = Registry("method", Method, "ciperlib.learn.methods")

@@ -34,7 +34,7 @@ from ciperlib.files import write_atomically
 from ciperlib.learn.augment import IMAGE_STEPS, Augmentation
 from ciperlib.learn.devices import environment
 from ciperlib.learn.encoders import make_encoder
-from ciperlib.learn.mamba import FourWayScan, Recurrence
+from ciperlib.learn.encoders.vmamba import FourWayScan, Recurrence
 from ciperlib.learn.methods import make_objective
 from ciperlib.learn.methods.base import Batch
 from ciperlib.learn.training import make_optimiser

@@ -11,7 +11,7 @@ from conftest import TINY, make_noise_images
 
 from ciperlib.config import Config
 from ciperlib.learn.augment import View
-from ciperlib.learn.encoders import Encoder
+from ciperlib.learn.encoders.base import Encoder
 from ciperlib.learn.methods.base import Batch
 from ciperlib.learn.training import Trainer
 from ciperlib.registry import methods

@@ -5,7 +5,7 @@ import torch
 from conftest import TINY, make_noise_images
 
 from ciperlib.config import Config
-from ciperlib.learn.encoders import Encoder
+from ciperlib.learn.encoders.base import Encoder
 from ciperlib.learn.methods import losses, make_objective
 from ciperlib.learn.methods.base import Batch
 from ciperlib.learn.training import make_augmentation

@@ -61,7 +61,7 @@ def test_a_forgotten_fact_or_an_unknown_one_is_said_where_the_thing_is_defined(r
         registry.register("mine", label="x")(Objective)
     with pytest.raises(RegistryError, match=r"method 'mine': .*colur"):
         registry.register("mine", **facts(colur="#000000"))(Objective)
-    with pytest.raises(RegistryError, match="method 'mine' reads 'temprature', which is no choice.*'temperature'"):
+    with pytest.raises(RegistryError, match=r"method 'mine' reads 'temprature', which is no choice.*'temperature'"):
         registry.register("mine", **facts(reads=("temprature",)))(Objective)
     assert "mine" not in registry
 

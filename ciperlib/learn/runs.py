@@ -33,7 +33,8 @@ from ciperlib.files import (
     write_json,
     write_sealed,
 )
-from ciperlib.learn.encoders import Encoder, make_encoder
+from ciperlib.learn.encoders import make_encoder
+from ciperlib.learn.encoders.base import Encoder
 
 CONFIG, ENCODER, HEADS, HISTORY, STATUS = (
     "config.json", "encoder.safetensors", "heads.safetensors", "history.csv", "status.json",

@@ -19,7 +19,7 @@ from ciperlib.config import CONTENT_NAMED, RECIPE, Config
 from ciperlib.data.imageset import POSE, ImageSet, TrainedOn, load_images
 from ciperlib.learn.augment import CROP_SCALE, Augmentation, View
 from ciperlib.learn.devices import environment, find_device, has_fast_bf16, memory_format
-from ciperlib.learn.encoders import Encoder, derived_seed
+from ciperlib.learn.encoders.base import Encoder
 from ciperlib.learn.methods import make_objective
 from ciperlib.learn.methods.base import Batch, Objective
 from ciperlib.learn.parallel import processes, rank, wait_for_all, world_size
@@ -40,6 +40,7 @@ from ciperlib.learn.runs import (
     write_state,
     zoo_root,
 )
+from ciperlib.learn.seeds import derived_seed
 from ciperlib.registry import methods
 
 OPTIMISER_STATE = ("momentum_buffer", "step", "exp_avg", "exp_avg_sq")  # of SGD and AdamW, for each weight

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ciperlib.config import IMAGE_STEPS, Config
 from ciperlib.markup import as_plotly
-from ciperlib.registry import methods
+from ciperlib.registry import architectures, methods
 
 OTHERS = {"pixels": "#999999", "yours": "#CC79A7"}  # what is shown beside the methods: an encoder from elsewhere
 LOSSES = {"contrastive": "contrastive loss (nats)", "predictive": "predictive loss"}
@@ -66,10 +66,10 @@ def label(config: Config) -> str:
 def _prediction_label(config: Config) -> str:
     name = config.transformation.replace("_", " ")
     image = " + image aug." if config.augmentations else ""
-    network = {"c4_resnet10": ", turning network", "c4_resnet10_invariant": ", turning network, pooled"}
     plain = "" if config.coordinates else ", without coordinates"
+    other = config.architecture != Config.architecture
     informed = {"none": "", "added": ", class added", "removed": ", class removed"}[config.class_information]
-    return name + image + informed + network.get(config.architecture, plain)
+    return name + image + informed + (f", {architectures[config.architecture].label}" if other else plain)
 
 
 def plot_measures(

@@ -11,11 +11,12 @@ from ciperlib.learn.augment import ParameterSpec
 from ciperlib.learn.methods.base import Objective
 from ciperlib.registry import methods
 
-for found in iter_modules(__path__):
-    import_module(f"{__name__}.{found.name}")
-
 
 def make_objective(config: Config, specs: Sequence[ParameterSpec], categories: int = 0) -> Objective:
     """The config's objective with fresh weights, for an augmentation with these parameter specs and images of so many
     categories (0: not known)."""
     return methods[config.method].build(config, specs, categories)
+
+
+for found in iter_modules(__path__):
+    import_module(f"{__name__}.{found.name}")

@@ -7,13 +7,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ciperlib.config import Config, ConfigError
-from ciperlib.learn.encoders import seeded
 from ciperlib.learn.methods import losses
 from ciperlib.learn.methods.base import Batch, Losses
 from ciperlib.learn.methods.heads import make_predictor
 from ciperlib.learn.methods.simclr import SimCLR
 from ciperlib.learn.methods.targets import relative
 from ciperlib.learn.parallel import gather
+from ciperlib.learn.seeds import seeded
 from ciperlib.registry import CONTRAST, methods
 
 PREDICTED = ("pose", "crop", "flip", "jitter")

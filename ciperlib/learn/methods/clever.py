@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ciperlib.config import Config, ConfigError
-from ciperlib.learn.encoders import seeded
 from ciperlib.learn.methods import losses
 from ciperlib.learn.methods.base import Batch, Losses, Objective, half_size, represent
 from ciperlib.learn.parallel import gather, world_size
+from ciperlib.learn.seeds import seeded
 from ciperlib.registry import methods
 
 GLOBAL, LOCAL = (0.4, 1.0), (0.05, 0.4)  # area of the crops, as in DINO

@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ciperlib.learn.encoders import seeded
 from ciperlib.learn.methods import losses
 from ciperlib.learn.methods.base import Batch, Losses
 from ciperlib.learn.methods.heads import make_projector
 from ciperlib.learn.methods.simclr import SimCLR
 from ciperlib.learn.methods.targets import absolute
 from ciperlib.learn.parallel import gather, own_rows
+from ciperlib.learn.seeds import seeded
 from ciperlib.registry import CONTRAST, methods
 
 TEMPERATURE = 0.2  # of the paper's equivariance loss

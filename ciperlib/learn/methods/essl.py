@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 
 from ciperlib.learn.augment import CROP_SCALE
-from ciperlib.learn.encoders import seeded
 from ciperlib.learn.methods.base import Batch, Losses, half_size, represent
 from ciperlib.learn.methods.heads import make_predictor
 from ciperlib.learn.methods.simclr import SimCLR
 from ciperlib.learn.parallel import gather
+from ciperlib.learn.seeds import seeded
 from ciperlib.registry import CONTRAST, methods
 
 

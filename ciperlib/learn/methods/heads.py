@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from ciperlib.config import Config
 from ciperlib.learn.augment import ParameterSpec
-from ciperlib.learn.encoders import seeded
 from ciperlib.learn.methods import losses
 from ciperlib.learn.parallel import gather
+from ciperlib.learn.seeds import seeded
 
 
 class ContrastiveHead(nn.Module):

@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ciperlib.learn.encoders import seeded
 from ciperlib.learn.methods import losses
 from ciperlib.learn.methods.base import Batch, Losses, Objective
 from ciperlib.learn.methods.targets import relative
 from ciperlib.learn.parallel import gather, own_rows
+from ciperlib.learn.seeds import seeded
 from ciperlib.registry import methods
 
 WEIGHTS = {

@@ -7,10 +7,10 @@ import torch.nn.functional as F
 
 from ciperlib.config import Config, ConfigError
 from ciperlib.learn.augment import CROP_SCALE
-from ciperlib.learn.encoders import seeded
 from ciperlib.learn.methods.base import Batch, Losses, Objective
 from ciperlib.learn.methods.heads import make_predictor
 from ciperlib.learn.parallel import gather
+from ciperlib.learn.seeds import seeded
 from ciperlib.learn.transformations import Transformed, make_transformation
 from ciperlib.registry import methods
 
