@@ -10,8 +10,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from ciperlib.config import DATASETS, DEFAULT_PROFILE, Config, ConfigError, profile_parameters
+from ciperlib.config import DEFAULT_PROFILE, Config, ConfigError, profile_parameters
 from ciperlib.files import home, write_sealed
+from ciperlib.registry import datasets
 
 MOST_VALUES = 100_000  # of one parameter of a grid
 REFUSED = 2  # exit status: the command could not be carried out as it was given
@@ -251,7 +252,7 @@ def _parser() -> argparse.ArgumentParser:
     zoo.add_argument("--root", help="the zoo's folder (default: CIPER_ZOO, then data/zoo)")
 
     data = _command(commands, "data", data_command, "load an image set: download, render or check it")
-    data.add_argument("name", help=", ".join(DATASETS))
+    data.add_argument("name", help=", ".join(datasets))
 
     for parsed in (fit, probe, zoo):
         parsed.add_argument("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1")

@@ -14,27 +14,14 @@ from typing import Any
 import yaml
 
 from ciperlib.files import home
-from ciperlib.registry import architectures, methods
+from ciperlib.registry import architectures, datasets, methods
 
 TRANSFORMATIONS = (
     "rotation", "horizontal_flip", "vertical_flip", "inversion", "grayscale", "jigsaw", "blur", "identity", "azimuth",
     "elevation", "distance",
     "crop_x", "crop_y", "crop_size", "brightness", "contrast", "saturation", "hue",
 )  # fmt: skip
-# name -> module of ciperlib.data that has load(split, *, size, image_size, root) -> ImageSet
-DATASETS = {
-    "turntable": "turntable",  # held-out poses: the role of TDW in the paper
-    "turntable_sessions": "turntable",  # two training sessions, nine unseen: the role of CORe50
-    "cifar10": "cifar10",
-    "eth80": "eth80",
-    "coil100": "coil100",
-    "core50": "core50",
-    "tdw": "tdw",
-    "digits": "digits",
-    "folder": "folder",  # "folder:NAME"
-}
 CLASS_INFORMATION = ("none", "added", "removed")
-CONTENT_NAMED = ("folder", "digits", "eth80", "coil100", "core50", "tdw")  # files that nobody's checksum fixes
 DATASET_STEPS = ("pose", "session")
 IMAGE_STEPS = ("crop", "flip", "jitter", "grayscale")
 STEPS = DATASET_STEPS + IMAGE_STEPS  # of augmentation, in the order in which they are applied
@@ -69,7 +56,7 @@ class Config:
     augmentations: tuple[str, ...] = _choice(IMAGE_STEPS, "what makes a view", options=STEPS)
     seed: int = _choice(0, "seed of weights, order and augmentation", low=0)
 
-    dataset: str = _choice("turntable", "images", options=tuple(DATASETS))
+    dataset: str = _choice("turntable", "images", options=datasets)
     train_size: int = _choice(5000, "training images", low=2, high=10**7)
     image_size: int = _choice(32, "side of an image in pixels", low=8, high=1024)
 
@@ -245,9 +232,10 @@ def _section(path: Path, section: str) -> dict[str, Any]:
     return dict(values)
 
 
-def is_folder(dataset: str) -> bool:
-    """Whether a data set's name is that of a folder of one's own, folder:NAME."""
-    return dataset.startswith("folder:") and bool(dataset.partition(":")[2].strip())
+def is_named(dataset: str) -> bool:
+    """Whether a dataset's name has one of the user's own after it, and may: folder:NAME."""
+    kind, colon, name = dataset.partition(":")
+    return bool(colon and name.strip()) and kind in datasets and datasets[kind].named
 
 
 def nearest(name: str, known) -> str:
@@ -277,7 +265,7 @@ def _check_range(f, value: Any) -> None:
     high = LARGEST.get(f.type.split(" | ")[0]) if high is None else high
     if options is not None:
         for item in value if isinstance(value, tuple) else (value,):
-            if item not in options and not (f.name == "dataset" and is_folder(item)):
+            if item not in options and not (f.name == "dataset" and is_named(item)):
                 raise ConfigError(f"{f.name} has no {item!r}{nearest(str(item), options)}")
     if (low is not None and value < low) or (high is not None and value > high):
         shown = f"{value:g}" if abs(value) < 1e300 else "a huge number"

@@ -2,18 +2,8 @@
 
 from __future__ import annotations
 
-from ciperlib.config import CONTENT_NAMED, DATASET_STEPS, STEPS, Config, ConfigError
-from ciperlib.registry import architectures, methods
-
-STEPS_OF = {  # the dataset steps of an image set that lacks some: views need known poses, or known sessions
-    "cifar10": (), "digits": (), "eth80": ("pose",), "coil100": ("pose",), "tdw": ("pose",), "core50": ("session",),
-}  # fmt: skip
-ENOUGH = {  # training images from which on each object has another view, or (session) one in another session
-    "turntable": {"pose": 100, "session": 159}, "turntable_sessions": {"pose": 100, "session": 409},
-    "eth80": {"pose": 160}, "coil100": {"pose": 200},
-}  # fmt: skip
-SMALLEST_DIGITS = 28  # pixels, of MNIST
-WITHOUT_CATEGORY = ("coil100", "tdw")
+from ciperlib.config import DATASET_STEPS, STEPS, Config, ConfigError
+from ciperlib.registry import architectures, dataset_of, methods
 
 
 def check_conflicts(config: Config) -> None:
@@ -28,16 +18,18 @@ def check_conflicts(config: Config) -> None:
             f"batch_size={config.batch_size} is larger than train_size={config.train_size}: "
             "no full batch can be drawn; lower batch_size or raise train_size"
         )
-    if config.content and config.dataset.split(":")[0] not in CONTENT_NAMED:
+    images = dataset_of(config.dataset)
+    if config.content and images.fixed:
         raise ConfigError(f"content={config.content!r} does not go with dataset={config.dataset!r}: it is fixed")
-    if config.dataset == "digits" and config.image_size < SMALLEST_DIGITS:
-        raise ConfigError(f"image_size={config.image_size} does not go with digits: choose {SMALLEST_DIGITS} or more")
+    if config.image_size < images.smallest_side:
+        raise ConfigError(
+            f"image_size={config.image_size} does not go with {config.dataset}: choose {images.smallest_side} or more"
+        )
     if config.temperature == 0:
         raise ConfigError("temperature=0 would divide by zero; it must be greater than 0")
     if config.norm == "group" and config.width % 4:
         raise ConfigError(f"width={config.width} does not go with norm='group': its four groups need a multiple of 4")
-    known = STEPS_OF.get(config.dataset, DATASET_STEPS)
-    if missing := set(config.augmentations) & set(DATASET_STEPS) - set(known):
+    if missing := set(config.augmentations) & set(DATASET_STEPS) - set(images.steps):
         raise ConfigError(
             f"augmentations={config.augmentations} does not go with dataset={config.dataset!r}: "
             f"{' and '.join(sorted(missing))} need images of the same object in known views or places, "
@@ -45,7 +37,7 @@ def check_conflicts(config: Config) -> None:
         )
     _check_partners(config)
     if config.method == "transformation_prediction":
-        _check_transformation(config, "pose" in known)
+        _check_transformation(config, "pose" in images.steps)
     _check_method(config)
     network = architectures[config.architecture]
     if network.check is not None:
@@ -53,7 +45,8 @@ def check_conflicts(config: Config) -> None:
 
 
 def _check_partners(config: Config) -> None:
-    enough = {step: ENOUGH.get(config.dataset, {}).get(step, 0) for step in config.augmentations}
+    known = dataset_of(config.dataset).enough
+    enough = {step: known.get(step, 0) for step in config.augmentations}
     step = max(enough, key=enough.__getitem__, default="")
     if methods[config.method].trained and config.train_size < enough.get(step, 0):
         raise ConfigError(
@@ -74,12 +67,12 @@ def _check_method(config: Config) -> None:
 
 
 def _check_transformation(config: Config, poses: bool) -> None:
-    if config.class_information != "none" and config.dataset in WITHOUT_CATEGORY:
+    if config.class_information != "none" and not dataset_of(config.dataset).category:
         raise ConfigError(
             f"class_information={config.class_information!r} does not go with dataset={config.dataset!r}, whose images "
             "have no category; choose class_information='none', or another dataset"
         )
-    if config.transformation in ("elevation", "distance") and not config.dataset.startswith("turntable"):
+    if config.transformation in ("elevation", "distance") and not dataset_of(config.dataset).rendered:
         raise ConfigError(
             f"transformation={config.transformation!r} does not go with dataset={config.dataset!r}: its parts are "
             "those of the turntable's range; choose dataset='turntable', or another transformation"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, Generic, TypeVar
 
@@ -48,6 +48,29 @@ class Architecture(Entry):
 
     check: Callable[[Any], None] | None = None
     package: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset(Entry):
+    """Images: a function `load(name, split, *, size, image_size, root)` that gives an `ImageSet`.
+
+    Attributes:
+        steps: those of "pose" and "session" for which every object has views in known poses, or places.
+        enough: step -> the training images from which on each object has another one to be its view; 1 where not said.
+        fixed: whether a checksum fixes its images; else what is read names the run, too.
+        named: whether a name of the user's own follows, as in folder:NAME.
+        category: whether its images have one.
+        rendered: whether any object can be shown again in any pose.
+        smallest_side: in pixels.
+    """
+
+    steps: tuple[str, ...] = ()
+    enough: Mapping[str, int] = field(default_factory=dict)
+    fixed: bool = False
+    named: bool = False
+    category: bool = True
+    rendered: bool = False
+    smallest_side: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,5 +169,11 @@ def _source(build: Callable[..., Any]) -> tuple[str, str]:
     return getattr(build, "__module__", "?"), getattr(build, "__qualname__", "?")
 
 
+datasets: Registry[Dataset] = Registry("dataset", Dataset, "ciperlib.data")
 architectures: Registry[Architecture] = Registry("architecture", Architecture, "ciperlib.learn.encoders")
 methods: Registry[Method] = Registry("method", Method, "ciperlib.learn.methods")
+
+
+def dataset_of(name: str) -> Dataset:
+    """The dataset of a config's or an image set's choice: "turntable", "folder:NAME"."""
+    return datasets[name.partition(":")[0]]

@@ -11,12 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ciperlib.config import STEPS, Config, ConfigError, _choice
-from ciperlib.conflicts import ENOUGH
 from ciperlib.data.imageset import POSE, ImageSet
 from ciperlib.data.turntable import _factors
 from ciperlib.files import home
 from ciperlib.learn.partners import PartnersError, find_partners
-from ciperlib.registry import methods
+from ciperlib.registry import datasets, methods
+
+RENDERED = ("turntable", "turntable_sessions")
 
 
 @pytest.mark.parametrize(
@@ -204,10 +205,10 @@ def test_a_config_survives_json(method, augmentations, seed, learning_rate, epoc
     assert again.name == config.name
 
 
-@pytest.mark.parametrize(("dataset", "step"), [(d, s) for d in ("turntable", "turntable_sessions") for s in ENOUGH[d]])
+@pytest.mark.parametrize(("dataset", "step"), [(d, s) for d in RENDERED for s in datasets[d].enough])
 def test_so_many_images_and_no_fewer_give_each_object_another_view(dataset, step):
     """The bound is of the images as they are dealt out: with one image less some object has no partner."""
-    enough = ENOUGH[dataset][step]
+    enough = datasets[dataset].enough[step]
     index = torch.arange(enough)
     pixels, factors = torch.zeros(enough, 3, 1, 1, dtype=torch.uint8), _factors(dataset, "train", enough)
     images = ImageSet(dataset, "train", pixels, factors, index, index)

@@ -8,7 +8,6 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
-from importlib import import_module
 from itertools import pairwise
 from numbers import Integral
 from pathlib import Path
@@ -16,8 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ciperlib.config import DATASETS
 from ciperlib.files import home
+from ciperlib.registry import datasets
 
 SPLITS = ("train", "test")
 LARGEST = 1024  # side in pixels of an image that is asked for
@@ -154,7 +153,7 @@ def load_images(
     """Loads an image set by name.
 
     Args:
-        name: one of `DATASETS`; for your own images "folder:NAME".
+        name: that of a dataset; for your own images "folder:NAME".
         split: "train" or "test".
         size: the first `size` images (the sets are in random or balanced order); None for the usual number.
         image_size: side in pixels, at most `LARGEST`; rendered sets are rendered at it, photographs are made smaller.
@@ -166,9 +165,9 @@ def load_images(
             truncated or have a wrong checksum.
     """
     kind, colon, _ = str(name).partition(":")
-    if not isinstance(name, str) or kind not in DATASETS:
-        raise DataError(f"there is no image set named {name!r}; choose one of {', '.join(DATASETS)}")
-    if colon and kind != "folder":
+    if not isinstance(name, str) or kind not in datasets:
+        raise DataError(f"there is no image set named {name!r}; choose one of {', '.join(datasets)}")
+    if colon and not datasets[kind].named:
         raise DataError(f"there is no image set named {name!r}: choose {kind!r}; only folder:NAME has a name after it")
     if split not in SPLITS:
         raise DataError(f"split must be 'train' or 'test', not {split!r}")
@@ -176,8 +175,7 @@ def load_images(
         raise DataError(f"size must be a whole number of at least 1, not {size!r}")
     if not _is_whole(image_size, 1, LARGEST):
         raise DataError(f"image_size must be a whole number from 1 to {LARGEST}, not {image_size!r}")
-    module = import_module(f"ciperlib.data.{DATASETS[kind]}")
-    return module.load(name, split, size=size, image_size=image_size, root=root).to(device)
+    return datasets[kind].build(name, split, size=size, image_size=image_size, root=root).to(device)
 
 
 def _is_whole(number: object, low: int, high: float = math.inf) -> bool:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ciperlib.config import CONTENT_NAMED, RECIPE, Config
+from ciperlib.config import RECIPE, Config
 from ciperlib.data.imageset import POSE, ImageSet, TrainedOn, load_images
 from ciperlib.learn.augment import CROP_SCALE, Augmentation, View
 from ciperlib.learn.devices import environment, find_device, has_fast_bf16, memory_format
@@ -41,7 +41,7 @@ from ciperlib.learn.runs import (
     zoo_root,
 )
 from ciperlib.learn.seeds import derived_seed
-from ciperlib.registry import methods
+from ciperlib.registry import dataset_of, methods
 
 OPTIMISER_STATE = ("momentum_buffer", "step", "exp_avg", "exp_avg_sq")  # of SGD and AdamW, for each weight
 CHECKED_IMAGES = 256  # behind the check of the finished encoder
@@ -116,7 +116,7 @@ def settle(config: Config, device: torch.device, data_root: str | Path | None = 
         config = replace(config, precision="float32")
         if rank() == 0:
             print(f"this device is slow at bf16: trained in float32, as {config.name} (precision='bf16' insists)")
-    if config.dataset.split(":")[0] not in CONTENT_NAMED:
+    if dataset_of(config.dataset).fixed:
         return config, None
     images = _load(config, device, data_root)
     content = images.content()

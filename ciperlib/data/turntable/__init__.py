@@ -19,10 +19,12 @@ from safetensors.torch import save
 from torch import Tensor
 from tqdm import tqdm
 
+from ciperlib.config import DATASET_STEPS
 from ciperlib.data.imageset import ImageSet, data_root
 from ciperlib.data.turntable.catalogue import CATEGORIES, OBJECTS, SESSIONS
 from ciperlib.data.turntable.raycaster import Rendering, render
 from ciperlib.files import write_atomically
+from ciperlib.registry import datasets
 
 __all__ = ["CATEGORIES", "OBJECTS", "POSE", "SESSIONS", "Rendering", "load", "orbits", "render"]
 
@@ -36,6 +38,19 @@ TEST_IDS = 1_000_000
 SEEDS = {"turntable": {"train": 101, "test": 102}, "turntable_sessions": {"train": 201, "test": 202}}
 
 
+@datasets.register(
+    "turntable",
+    label="turntable",
+    steps=DATASET_STEPS,
+    enough={"pose": 100, "session": 159},
+    fixed=True,
+    rendered=True,
+    place=10,
+)
+@datasets.register(
+    "turntable_sessions", label="turntable, new places", steps=DATASET_STEPS, enough={"pose": 100, "session": 409},
+    fixed=True, rendered=True, place=20,
+)  # fmt: skip
 def load(
     name: str,
     split: str,
