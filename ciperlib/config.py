@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from ciperlib.files import home
-from ciperlib.registry import architectures, datasets, methods
+from ciperlib.registry import architectures, dataset_of, datasets, methods, options
 
 TRANSFORMATIONS = (
     "rotation", "horizontal_flip", "vertical_flip", "inversion", "grayscale", "jigsaw", "blur", "identity", "azimuth",
@@ -95,6 +95,7 @@ class Config:
     transformation: str = _choice("rotation", "what transformation_prediction predicts", options=TRANSFORMATIONS)
     class_information: str = _choice("none", "the class: left alone, also predicted, fought", options=CLASS_INFORMATION)
 
+    options: str = _choice("", "of the method, network or images that own them: name=value, name=value")
     content: str = _choice("", "digest of the images of a folder, or of other files that may change; set by fit")
     recipe: int = _choice(RECIPE, "which behaviour of the library made the run", low=1, high=RECIPE)
 
@@ -105,6 +106,7 @@ class Config:
             object.__setattr__(self, f.name, _checked(f, getattr(self, f.name)))
         object.__setattr__(self, "augmentations", _ordered(self.augmentations))
         self._settle_alpha()
+        object.__setattr__(self, "options", _settled(self.options))
         check_conflicts(self)
 
     @classmethod
@@ -164,9 +166,21 @@ class Config:
             chosen["alpha"] = self.alpha
         if self.precision == "bf16":
             chosen.pop("precision", None)
-        if own.recipe > 1:
-            chosen[f"recipe of {self.method}"] = own.recipe
+        owners = (own, architectures[self.architecture], dataset_of(self.dataset))
+        chosen |= {f"recipe of {owner.name}": owner.recipe for owner in owners if owner.recipe > 1}
+        mine = {name for owner in owners for name in owner.options}
+        if used := {name: value for name, value in _pairs(self.options).items() if name in mine}:
+            chosen["options"] = used
         return {**chosen, "recipe": self.recipe}
+
+    def option(self, name: str) -> Any:
+        """The value of an option: its owner's default, unless `options` says another.
+
+        Raises:
+            KeyError: nobody owns it.
+        """
+        known, given = options()[name], _pairs(self.options)
+        return known.parse(given[name]) if name in given else known.default
 
     def read_choices(self) -> set[str]:
         """The choices that this training depends on, beside alpha and the recipe: what nobody owns, and what is owned
@@ -177,7 +191,7 @@ class Config:
         if own.trained:
             mine |= {*_TRAINING}.union(*(_STEP_READS.get(step, ()) for step in self.augmentations))
             mine |= {"augmentation_order"} if len(set(self.augmentations) & set(IMAGE_STEPS)) > 1 else set()
-        idle = {"alpha", "recipe", *(["momentum"] if self.optimiser == "adamw" else [])}
+        idle = {"alpha", "recipe", "options", *(["momentum"] if self.optimiser == "adamw" else [])}
         return ({f.name for f in fields(self)} - owned | mine) - idle
 
     @property
@@ -202,6 +216,36 @@ _TRAINING = (  # what an encoder that is not trained does not depend on
     "augmentations", "epochs", "batch_size", "learning_rate", "optimiser", "momentum", "weight_decay", "precision",
 )  # fmt: skip
 _STEP_READS = {"flip": ("flip_probability",), "jitter": ("jitter_strength",)}
+
+
+def _pairs(text: str) -> dict[str, str]:
+    """name -> value, as they stand in a text."""
+    pairs = (part.partition("=") for part in text.split(",") if part.strip())
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def _settled(text: str) -> str:
+    """The options in one order, without those that are as their owners have them.
+
+    Raises:
+        ConfigError: no name=value, one that is given twice or that nobody owns, or a value that it cannot have.
+    """
+    known, kept = options() if text.strip() else {}, {}
+    for part in (part for part in text.split(",") if part.strip()):
+        name, equals, value = (piece.strip() for piece in part.partition("="))
+        if not (name and equals and value) or name in kept:
+            raise ConfigError(f"options={text!r}: {part.strip()!r} must be name=value, each name once")
+        if name not in known:
+            raise ConfigError(f"options={text!r}: nobody has an option named {name!r}{nearest(name, known)}")
+        try:
+            kept[name] = known[name].parse(value)
+        except ValueError as error:
+            raise ConfigError(f"options: {name}={value} {error} ({known[name].description})") from None
+    return ",".join(f"{name}={_shown(kept[name])}" for name in sorted(kept) if kept[name] != known[name].default)
+
+
+def _shown(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def profile_parameters(profile: str, section: str) -> dict[str, Any]:

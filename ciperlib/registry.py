@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, Generic, TypeVar
@@ -13,6 +15,54 @@ PREDICTION = ("predictor_width", "standardisation", "anchor_forward", "anchor_gr
 
 class RegistryError(ValueError):
     """A thing that cannot be registered as it says, or a name that is taken; the message names both."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """A choice of one entry's own, given in `Config.options` as name=value; in a run's name where it is no default.
+
+    Attributes:
+        default: a float, an int, a bool or a text, and so is every value.
+        description: in a few words.
+        low, high: of a number.
+        among: of a text, all there is to choose from.
+
+    Raises:
+        RegistryError: a default that is out of its own range.
+    """
+
+    default: float | int | bool | str
+    description: str
+    low: float | None = None
+    high: float | None = None
+    among: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if wrong := self.wrong_with(self.default):
+            raise RegistryError(f"the default {self.default!r} ({self.description}) {wrong}")
+
+    def parse(self, text: str) -> float | int | bool | str:
+        """The value that a text says; ValueError, with what is wrong, if it says none."""
+        value: float | int | bool | str = text
+        if isinstance(self.default, bool):
+            value = {"true": True, "false": False}.get(text.lower(), text)
+        elif isinstance(self.default, (int, float)):
+            with suppress(ValueError):
+                value = type(self.default)(text)
+        if type(value) is not type(self.default):
+            raise ValueError(f"is no {type(self.default).__name__}")
+        if wrong := self.wrong_with(value):
+            raise ValueError(wrong)
+        return value
+
+    def wrong_with(self, value: Any) -> str | None:
+        """What is wrong with a value of the right type; None if nothing is."""
+        if self.among and value not in self.among:
+            return f"is none of {', '.join(self.among)}"
+        low, high = (-math.inf if self.low is None else self.low), (math.inf if self.high is None else self.high)
+        if isinstance(value, (int, float)) and not (low <= value <= high and math.isfinite(value)):
+            return f"is not from {low:g} to {high:g}"
+        return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +76,7 @@ class Entry:
         reads: the choices of a config that it owns: only where it is in use are they in a run's name. A choice that
             nobody owns counts in every name.
         place: where it stands in lists; after that by name.
+        options: choices of its own by name, read as `config.option(name)`.
         recipe: raised when its behaviour changes for the same choices; in a run's name where it is above 1.
     """
 
@@ -34,6 +85,7 @@ class Entry:
     label: str
     reads: tuple[str, ...] = ()
     place: int = 100
+    options: Mapping[str, Option] = field(default_factory=dict)
     recipe: int = 1
 
 
@@ -133,6 +185,7 @@ class Registry(Mapping[str, E], Generic[E]):
                 wrong = str(error).partition(") ")[2] or str(error)
                 raise RegistryError(f"{self.kind} {name!r}: {wrong}") from None
             self._check_choices(entry)
+            self._check_options(entry)
             known = self._entries.get(name)
             if known is not None and _source(known.build) != _source(build):
                 raise RegistryError(f"there is a {self.kind} {name!r} already, of {_source(known.build)[0]}")
@@ -150,6 +203,16 @@ class Registry(Mapping[str, E], Generic[E]):
                 raise RegistryError(
                     f"{self.kind} {entry.name!r} reads {choice!r}, which is no choice of a config{close}"
                 )
+
+    def _check_options(self, entry: E) -> None:
+        for registry in (datasets, architectures, methods):
+            for other in registry._entries.values():
+                taken = other.options.keys() & entry.options.keys()
+                if taken and _source(other.build) != _source(entry.build):
+                    raise RegistryError(
+                        f"{self.kind} {entry.name!r} has an option {min(taken)!r}, the "
+                        f"{registry.kind} {other.name!r}'s: choose another name"
+                    )
 
     def __getitem__(self, name: str) -> E:
         return self._loaded()[name]
@@ -172,6 +235,12 @@ def _source(build: Callable[..., Any]) -> tuple[str, str]:
 datasets: Registry[Dataset] = Registry("dataset", Dataset, "ciperlib.data")
 architectures: Registry[Architecture] = Registry("architecture", Architecture, "ciperlib.learn.encoders")
 methods: Registry[Method] = Registry("method", Method, "ciperlib.learn.methods")
+
+
+def options() -> dict[str, Option]:
+    """Every option that there is, by name."""
+    entries = (entry for registry in (datasets, architectures, methods) for entry in registry.values())
+    return {name: option for entry in entries for name, option in entry.options.items()}
 
 
 def dataset_of(name: str) -> Dataset:

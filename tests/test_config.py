@@ -93,7 +93,7 @@ def test_every_choice_that_is_read_changes_the_name():
         "clever": {"invariant_share": 0.6, "orthogonality": "sample"},
     }
     read = {field for choices in special.values() for field in choices}
-    assert other.keys() | read | {"recipe", "content"} == Config.__dataclass_fields__.keys()
+    assert other.keys() | read | {"recipe", "content", "options"} == Config.__dataclass_fields__.keys()
     names = {Config(**{field: value}).name for field, value in other.items()}
     for method, choices in special.items():
         names |= {Config(method=method, **{field: value}).name for field, value in choices.items()}

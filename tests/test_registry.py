@@ -9,7 +9,7 @@ from conftest import TINY, make_noise_images
 from ciperlib.config import Config, ConfigError
 from ciperlib.learn.methods.base import Objective
 from ciperlib.learn.training import Trainer
-from ciperlib.registry import Entry, Method, Registry, RegistryError, methods
+from ciperlib.registry import Entry, Method, Option, Registry, RegistryError, methods, options
 
 CHOICES = {f.name for f in fields(Config)}
 TRAINED = [name for name, method in methods.items() if method.trained]
@@ -103,3 +103,57 @@ def test_every_entry_says_what_a_figure_needs():
     assert len(set(colours)) == len(colours)
     with pytest.raises(ConfigError, match="method has no 'cipr'; did you mean 'ciper'"):
         Config(method="cipr")
+
+
+# --- options ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def with_options(monkeypatch):
+    """SIE and CIPER with an option of each kind."""
+    own = {
+        "sie_weight": Option(10.0, "of the variance", low=0.0, high=100.0),
+        "sie_layers": Option(2, "of the expander", low=1, high=4),
+        "sie_norm": Option("batch", "of the expander", among=("batch", "none")),
+        "sie_bias": Option(False, "of the expander's last layer"),
+    }
+    monkeypatch.setitem(methods._entries, "sie", Method(**{**vars(methods["sie"]), "options": own}))
+    other = {"ciper_slope": Option(1.0, "of nothing", low=0.0)}
+    monkeypatch.setitem(methods._entries, "ciper", Method(**{**vars(methods["ciper"]), "options": other}))
+
+
+def test_an_option_counts_where_it_is_not_the_default_and_its_owner_is_in_use(with_options):
+    plain = Config(method="sie")
+    assert plain.name == Config(method="sie", options="sie_weight=10, sie_norm=batch,sie_bias=False").name
+    changed = Config(method="sie", options="sie_weight=5")
+    assert changed.name != plain.name
+    assert changed.name == Config(method="sie", options=" sie_weight = 5.0 , ciper_slope=3").name
+    assert Config(options="sie_weight=5").name == Config().name  # SIE's, and CIPER is trained
+    assert Config.from_parameters(**changed.to_dict()) == changed
+    assert (changed.option("sie_weight"), changed.option("sie_layers"), changed.option("sie_norm")) == (5.0, 2, "batch")
+    assert Config(method="sie", options="sie_bias=true").option("sie_bias") is True
+
+
+@pytest.mark.parametrize(("text", "words"), [
+    ("sie_weigt=5", "nobody has an option named 'sie_weigt'; did you mean 'sie_weight'"),
+    ("sie_weight=500", "sie_weight=500 is not from 0 to 100"), ("sie_weight=nan", "is not from 0 to 100"),
+    ("sie_layers=2.5", "is no int"), ("sie_bias=1", "is no bool"), ("sie_norm=x", "is none of batch, none"),
+    ("sie_weight", "must be name=value"), ("sie_weight=1,sie_weight=2", "each name once"), ("=3", "must be name=value"),
+])  # fmt: skip
+def test_an_option_that_cannot_be_is_refused(text, words, with_options):
+    with pytest.raises(ConfigError, match=words):
+        Config(method="sie", options=text)
+
+
+def test_a_range_without_its_default_and_an_option_that_is_another_s_are_refused_where_they_are_defined(
+    with_options, registry
+):
+    with pytest.raises(RegistryError, match=r"the default 3.0 \(x\) is not from 0 to 1"):
+        Option(3.0, "x", low=0, high=1)
+    with pytest.raises(RegistryError, match="'mine' has an option 'sie_bias', the method 'sie''s: choose"):
+        registry.register("mine", **facts(options={"sie_bias": Option(True, "x")}))(Objective)
+
+
+def test_the_names_of_what_ships_have_no_options():
+    assert options() == {}
+    assert "options" not in Config().canonical()
