@@ -6,7 +6,7 @@ import hashlib
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import pairwise
 from numbers import Integral
@@ -40,6 +40,8 @@ class ImageSet:
         groups: int64 [N]; images of one group must not be divided between fitting and testing.
         labels: for categorical factors, the names of the values.
         masks: bool [N, H, W], True on the object, where it is known.
+        renderer: where the images were rendered, what renders them: (factors, image_size, **options) to images and
+            masks. See `rerender`.
     """
 
     name: str
@@ -50,6 +52,7 @@ class ImageSet:
     groups: Tensor
     labels: dict[str, tuple[str, ...]] = field(default_factory=dict)
     masks: Tensor | None = None
+    renderer: Callable[..., tuple[Tensor, Tensor]] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.images.dtype != torch.uint8 or self.images.ndim != 4 or self.images.shape[1] != 3:
@@ -82,6 +85,26 @@ class ImageSet:
     def _map(self, function) -> ImageSet:
         changed = {f.name: function(value) for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)}
         return replace(self, **changed, factors={name: function(column) for name, column in self.factors.items()})
+
+    def rerender(self, *, image_size: int | None = None, rays: int | None = None, **factors: Tensor) -> ImageSet:
+        """The same images, rendered anew where they differ in some factors.
+
+        Args:
+            image_size: side in pixels; None for the one that they have.
+            rays: rays a pixel; None for the renderer's own number.
+            factors: by name, each [N]; all others stay.
+
+        Raises:
+            DataError: images that nobody rendered, or a factor that they have not.
+        """
+        if self.renderer is None:
+            raise DataError(f"{self.name} cannot be rendered anew: its images are as they were taken")
+        if unknown := factors.keys() - self.factors.keys():
+            raise DataError(f"{self.name} has no factor {min(unknown)!r} to be moved, but {', '.join(self.factors)}")
+        factors = {**self.factors, **factors}
+        size = self.images.shape[-1] if image_size is None else image_size
+        images, masks = self.renderer(factors, size, **({} if rays is None else {"rays": rays}))
+        return replace(self, images=images, masks=masks, factors=factors)
 
     def digest(self) -> str:
         """A fingerprint of which images these are (name and ids, not pixels): 16 hexadecimal digits."""
