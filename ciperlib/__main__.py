@@ -10,8 +10,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from ciperlib.config import DATASETS, DEFAULT_PROFILE, METHODS, Config, ConfigError, profile_parameters
+from ciperlib.config import DEFAULT_PROFILE, Config, ConfigError, profile_parameters
 from ciperlib.files import home, write_sealed
+from ciperlib.registry import datasets
 
 MOST_VALUES = 100_000  # of one parameter of a grid
 REFUSED = 2  # exit status: the command could not be carried out as it was given
@@ -247,11 +248,11 @@ def _parser() -> argparse.ArgumentParser:
     collect = _command(commands, "collect", collect_command, "the runs of a folder as one table, table.csv")
     collect.add_argument("folder", help="of a sweep, or any folder of runs, such as out/")
 
-    zoo = _command(commands, "zoo", zoo_command, f"train the zoo ({', '.join(METHODS[:-1])})")
+    zoo = _command(commands, "zoo", zoo_command, "train what is missing of the zoo")
     zoo.add_argument("--root", help="the zoo's folder (default: CIPER_ZOO, then data/zoo)")
 
     data = _command(commands, "data", data_command, "load an image set: download, render or check it")
-    data.add_argument("name", help=", ".join(DATASETS))
+    data.add_argument("name", help=", ".join(datasets))
 
     for parsed in (fit, probe, zoo):
         parsed.add_argument("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1")

@@ -14,39 +14,17 @@ from typing import Any
 import yaml
 
 from ciperlib.files import home
+from ciperlib.registry import architectures, dataset_of, datasets, methods, options
 
-METHODS = (
-    "ciper", "simclr", "simclr_clean_pass", "predictive", "essl", "augself", "equimod", "sie", "clever",
-    "transformation_prediction", "random",
-)  # fmt: skip
-ALPHAS = {  # each method's own weight of what makes it keep the augmentation: its paper's
-    "ciper": 1.0, "essl": 0.4, "augself": 1.0, "equimod": 1.0, "sie": 0.45, "clever": 1.0,
-}  # fmt: skip
-INVARIANT_SHARES = {"sie": 0.5, "clever": 0.8}  # of h, for the methods that divide it
-ARCHITECTURES = ("resnet10", "resnet18", "c4_resnet10", "c4_resnet10_invariant", "vit_tiny", "vmamba")
 TRANSFORMATIONS = (
     "rotation", "horizontal_flip", "vertical_flip", "inversion", "grayscale", "jigsaw", "blur", "identity", "azimuth",
     "elevation", "distance",
     "crop_x", "crop_y", "crop_size", "brightness", "contrast", "saturation", "hue",
 )  # fmt: skip
-# name -> module of ciperlib.data that has load(split, *, size, image_size, root) -> ImageSet
-DATASETS = {
-    "turntable": "turntable",  # held-out poses: the role of TDW in the paper
-    "turntable_sessions": "turntable",  # two training sessions, nine unseen: the role of CORe50
-    "cifar10": "cifar10",
-    "eth80": "eth80",
-    "coil100": "coil100",
-    "core50": "core50",
-    "tdw": "tdw",
-    "digits": "digits",
-    "folder": "folder",  # "folder:NAME"
-}
 CLASS_INFORMATION = ("none", "added", "removed")
-CONTENT_NAMED = ("folder", "digits", "eth80", "coil100", "core50", "tdw")  # files that nobody's checksum fixes
 DATASET_STEPS = ("pose", "session")
 IMAGE_STEPS = ("crop", "flip", "jitter", "grayscale")
 STEPS = DATASET_STEPS + IMAGE_STEPS  # of augmentation, in the order in which they are applied
-PATCH = 4  # side of a vision transformer's patches, in pixels
 LARGEST = {"int": 2**63 - 1, "float": 1e30}  # where a choice says nothing: what int64 and float32 can work with
 RECIPE = 1  # raised when the library's behaviour changes for the same choices
 DEFAULT_PROFILE = "teaching"
@@ -68,21 +46,21 @@ def _choice(default: Any, description: str, *, low: float | None = None, high: f
 class Config:
     """One training, completely: two equal configs make the same encoder. Device and process count are not in it.
 
-    `alpha=None` means the method's own (`ALPHAS`): 1 for CIPER (paper, section 3.3), 0 for the contrastive methods.
+    `alpha=None` means the method's own: 1 for CIPER (paper, section 3.3), 0 for the contrastive methods.
     CIPER with alpha 0 *is* SimCLR: same config, same name. `invariant_share=None`, too, is the method's own.
     `precision=None` is called as bf16 is; only a new training on a CPU that is slow at bf16 takes float32 instead.
     """
 
-    method: str = _choice("ciper", "what is trained", options=METHODS)
+    method: str = _choice("ciper", "what is trained", options=methods)
     alpha: float | None = _choice(None, "weight of the predictive loss (Eq. 2), or of its kin's", low=0.0)
     augmentations: tuple[str, ...] = _choice(IMAGE_STEPS, "what makes a view", options=STEPS)
     seed: int = _choice(0, "seed of weights, order and augmentation", low=0)
 
-    dataset: str = _choice("turntable", "images", options=tuple(DATASETS))
+    dataset: str = _choice("turntable", "images", options=datasets)
     train_size: int = _choice(5000, "training images", low=2, high=10**7)
     image_size: int = _choice(32, "side of an image in pixels", low=8, high=1024)
 
-    architecture: str = _choice("resnet10", "encoder", options=ARCHITECTURES)
+    architecture: str = _choice("resnet10", "encoder", options=architectures)
     width: int = _choice(
         16, "channels of the encoder's first stage; h has 8 times as many dimensions", low=1, high=4096
     )
@@ -117,6 +95,7 @@ class Config:
     transformation: str = _choice("rotation", "what transformation_prediction predicts", options=TRANSFORMATIONS)
     class_information: str = _choice("none", "the class: left alone, also predicted, fought", options=CLASS_INFORMATION)
 
+    options: str = _choice("", "of the method, network or images that own them: name=value, name=value")
     content: str = _choice("", "digest of the images of a folder, or of other files that may change; set by fit")
     recipe: int = _choice(RECIPE, "which behaviour of the library made the run", low=1, high=RECIPE)
 
@@ -127,6 +106,7 @@ class Config:
             object.__setattr__(self, f.name, _checked(f, getattr(self, f.name)))
         object.__setattr__(self, "augmentations", _ordered(self.augmentations))
         self._settle_alpha()
+        object.__setattr__(self, "options", _settled(self.options))
         check_conflicts(self)
 
     @classmethod
@@ -144,56 +124,84 @@ class Config:
         return cls(**parameters)
 
     def _settle_alpha(self) -> None:
-        method, alpha = self.method, self.alpha
-        if method in ALPHAS:
-            alpha = ALPHAS[method] if alpha is None else alpha
-            if alpha == 0 and method != "ciper":
+        method, alpha, own = self.method, self.alpha, methods[self.method]
+        if own.alpha is not None:
+            alpha = own.alpha if alpha is None else alpha
+            if alpha == 0 and own.at_zero is None:
                 raise ConfigError(f"alpha=0 does not go with method={method!r}, which would be another method's loss")
-            method = "simclr" if alpha == 0 else method
+            method = own.at_zero if alpha == 0 else method
         elif alpha not in (None, 0.0):
+            weighed = ", ".join(name for name, known in methods.items() if known.alpha is not None)
             raise ConfigError(
                 f"alpha={alpha:g} does not go with method={method!r}: "
-                f"alpha weighs the predictive loss; choose one of {', '.join(ALPHAS)}, or leave alpha out"
+                f"alpha weighs the predictive loss; choose one of {weighed}, or leave alpha out"
             )
         else:
             alpha = 0.0
         object.__setattr__(self, "alpha", float(alpha))
         object.__setattr__(self, "method", method)
-        if self.invariant_share == INVARIANT_SHARES.get(method):
+        if self.invariant_share == methods[method].invariant_share:
             object.__setattr__(self, "invariant_share", None)
 
     @property
     def split(self) -> int:
         """How many of h's dimensions are its invariant part, which comes first (SIE, CLeVER); 0 for other methods."""
-        share = INVARIANT_SHARES.get(self.method, 0) if self.invariant_share is None else self.invariant_share
+        own = methods[self.method].invariant_share
+        share = own if self.invariant_share is None or not own else self.invariant_share
         return int(share * 8 * self.width)
 
     def canonical(self) -> dict[str, Any]:
         """The choices that differ from the defaults, and the recipe: what the name is a hash of.
 
-        A choice that the method never reads is left out: SimCLR has no predictor, and `random` depends on nothing but
-        encoder, images and seed.
+        A choice that the training never reads is left out: SimCLR has no predictor, pose views no flip probability, and
+        `random` depends on nothing but encoder, images and seed.
         """
-        unread = (*_UNREAD.get(self.method, ()), *(["momentum"] if self.optimiser == "adamw" else []))
+        read, own = self.read_choices(), methods[self.method]
         chosen = {
             f.name: _plain(getattr(self, f.name))
             for f in fields(self)
-            if f.name not in unread and f.name not in ("alpha", "recipe") and getattr(self, f.name) != f.default
+            if f.name in read and getattr(self, f.name) != f.default
         }
-        if self.method in ALPHAS and self.alpha != ALPHAS[self.method]:
+        if own.alpha is not None and self.alpha != own.alpha:
             chosen["alpha"] = self.alpha
         if self.precision == "bf16":
             chosen.pop("precision", None)
+        owners = (own, architectures[self.architecture], dataset_of(self.dataset))
+        chosen |= {f"recipe of {owner.name}": owner.recipe for owner in owners if owner.recipe > 1}
+        mine = {name for owner in owners for name in owner.options}
+        if used := {name: value for name, value in _pairs(self.options).items() if name in mine}:
+            chosen["options"] = used
         return {**chosen, "recipe": self.recipe}
+
+    def option(self, name: str) -> Any:
+        """The value of an option: its owner's default, unless `options` says another.
+
+        Raises:
+            KeyError: nobody owns it.
+        """
+        known, given = options()[name], _pairs(self.options)
+        return known.parse(given[name]) if name in given else known.default
+
+    def read_choices(self) -> set[str]:
+        """The choices that this training depends on, beside alpha and the recipe: what nobody owns, and what is owned
+        by its method, its steps and, where it is trained, the training."""
+        own = methods[self.method]
+        owned = {*_TRAINING, "augmentation_order"}.union(*(m.reads for m in methods.values()), *_STEP_READS.values())
+        mine = set(own.reads)
+        if own.trained:
+            mine |= {*_TRAINING}.union(*(_STEP_READS.get(step, ()) for step in self.augmentations))
+            mine |= {"augmentation_order"} if len(set(self.augmentations) & set(IMAGE_STEPS)) > 1 else set()
+        idle = {"alpha", "recipe", "options", *(["momentum"] if self.optimiser == "adamw" else [])}
+        return ({f.name for f in fields(self)} - owned | mine) - idle
 
     @property
     def name(self) -> str:
         """Short, readable, and ending in a hash of `canonical()`: the name of the run's folder."""
         views = "image" if self.augmentations == IMAGE_STEPS else "-".join(self.augmentations)
-        parts = [self.method, *([f"a{self.alpha:g}"] if self.method in ALPHAS else [])]
-        if self.method == "transformation_prediction":
-            parts = ["predicts", self.transformation, *([self.class_information] * (self.class_information != "none"))]
-        parts += [views] if views and self.method != "random" else []
+        own = methods[self.method]
+        parts = [self.method, *([f"a{self.alpha:g}"] if own.alpha is not None else [])]
+        parts = parts if own.title is None else own.title(self)
+        parts += [views] if views and own.trained else []
         parts = [re.sub(r"[^\w.,+-]|_", "-", part)[:60] for part in (*parts, self.dataset, f"s{self.seed}")]
         text = json.dumps(self.canonical(), sort_keys=True, separators=(",", ":"))
         return "-".join([*parts, hashlib.sha256(text.encode()).hexdigest()[:8]])
@@ -201,32 +209,43 @@ class Config:
     def to_dict(self) -> dict[str, Any]:
         """All choices as plain JSON values; `Config.from_parameters(**d)` gives the same config back."""
         values = {name: _plain(value) for name, value in asdict(self).items()}
-        return {**values, "alpha": self.alpha if self.method in ALPHAS else None}
+        return {**values, "alpha": None if methods[self.method].alpha is None else self.alpha}
 
 
-_PREDICTION = ("predictor_width", "standardisation", "anchor_forward", "anchor_gradient", "prediction_sign")
-_CONTRAST = ("projector_width", "temperature", "contrastive")
-_TRANSFORMATION = ("transformation", "class_information")
-_DIVISION = ("invariant_share", "orthogonality")
-_OTHERS = _TRANSFORMATION + _DIVISION
-_TRAINING = (
+_TRAINING = (  # what an encoder that is not trained does not depend on
     "augmentations", "epochs", "batch_size", "learning_rate", "optimiser", "momentum", "weight_decay", "precision",
-    "flip_probability", "jitter_strength", "augmentation_order",
 )  # fmt: skip
-_PREDICTED_ANCHOR = ("anchor_forward", "anchor_gradient")
-_UNREAD = {
-    "ciper": _OTHERS,
-    "simclr": _PREDICTION + _OTHERS,
-    "simclr_clean_pass": _PREDICTION + _OTHERS,
-    "predictive": _CONTRAST + _OTHERS,
-    "essl": tuple(name for name in _PREDICTION if name != "predictor_width") + _OTHERS,
-    "augself": tuple(name for name in _PREDICTION if name != "predictor_width") + _OTHERS,
-    "equimod": tuple(name for name in _PREDICTION if name not in _PREDICTED_ANCHOR) + _OTHERS,
-    "sie": (*_PREDICTION, "temperature", "contrastive", "orthogonality", *_TRANSFORMATION),
-    "clever": (*_PREDICTION, "temperature", "contrastive", *_TRANSFORMATION),
-    "transformation_prediction": _CONTRAST + tuple(n for n in _PREDICTION if n != "predictor_width") + _DIVISION,
-    "random": _PREDICTION + _CONTRAST + _TRAINING + _OTHERS,
-}
+_STEP_READS = {"flip": ("flip_probability",), "jitter": ("jitter_strength",)}
+
+
+def _pairs(text: str) -> dict[str, str]:
+    """name -> value, as they stand in a text."""
+    pairs = (part.partition("=") for part in text.split(",") if part.strip())
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def _settled(text: str) -> str:
+    """The options in one order, without those that are as their owners have them.
+
+    Raises:
+        ConfigError: no name=value, one that is given twice or that nobody owns, or a value that it cannot have.
+    """
+    known, kept = options() if text.strip() else {}, {}
+    for part in (part for part in text.split(",") if part.strip()):
+        name, equals, value = (piece.strip() for piece in part.partition("="))
+        if not (name and equals and value) or name in kept:
+            raise ConfigError(f"options={text!r}: {part.strip()!r} must be name=value, each name once")
+        if name not in known:
+            raise ConfigError(f"options={text!r}: nobody has an option named {name!r}{nearest(name, known)}")
+        try:
+            kept[name] = known[name].parse(value)
+        except ValueError as error:
+            raise ConfigError(f"options: {name}={value} {error} ({known[name].description})") from None
+    return ",".join(f"{name}={_shown(kept[name])}" for name in sorted(kept) if kept[name] != known[name].default)
+
+
+def _shown(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def profile_parameters(profile: str, section: str) -> dict[str, Any]:
@@ -257,9 +276,10 @@ def _section(path: Path, section: str) -> dict[str, Any]:
     return dict(values)
 
 
-def is_folder(dataset: str) -> bool:
-    """Whether a data set's name is that of a folder of one's own, folder:NAME."""
-    return dataset.startswith("folder:") and bool(dataset.partition(":")[2].strip())
+def is_named(dataset: str) -> bool:
+    """Whether a dataset's name has one of the user's own after it, and may: folder:NAME."""
+    kind, colon, name = dataset.partition(":")
+    return bool(colon and name.strip()) and kind in datasets and datasets[kind].named
 
 
 def nearest(name: str, known) -> str:
@@ -289,7 +309,7 @@ def _check_range(f, value: Any) -> None:
     high = LARGEST.get(f.type.split(" | ")[0]) if high is None else high
     if options is not None:
         for item in value if isinstance(value, tuple) else (value,):
-            if item not in options and not (f.name == "dataset" and is_folder(item)):
+            if item not in options and not (f.name == "dataset" and is_named(item)):
                 raise ConfigError(f"{f.name} has no {item!r}{nearest(str(item), options)}")
     if (low is not None and value < low) or (high is not None and value > high):
         shown = f"{value:g}" if abs(value) < 1e300 else "a huge number"

@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-from ciperlib.config import CONTENT_NAMED, DATASET_STEPS, INVARIANT_SHARES, PATCH, STEPS, Config, ConfigError
-
-STEPS_OF = {  # the dataset steps of an image set that lacks some: views need known poses, or known sessions
-    "cifar10": (), "digits": (), "eth80": ("pose",), "coil100": ("pose",), "tdw": ("pose",), "core50": ("session",),
-}  # fmt: skip
-ENOUGH = {  # training images from which on each object has another view, or (session) one in another session
-    "turntable": {"pose": 100, "session": 159}, "turntable_sessions": {"pose": 100, "session": 409},
-    "eth80": {"pose": 160}, "coil100": {"pose": 200},
-}  # fmt: skip
-SMALLEST_DIGITS = 28  # pixels, of MNIST
-WITHOUT_CATEGORY = ("coil100", "tdw")
+from ciperlib.config import DATASET_STEPS, STEPS, Config, ConfigError
+from ciperlib.registry import architectures, dataset_of, methods
 
 
 def check_conflicts(config: Config) -> None:
     """Raises ConfigError for the first pair of choices that cannot work; says what to choose instead."""
-    if not config.augmentations and config.method not in ("random", "transformation_prediction"):
+    if not config.augmentations and methods[config.method].needs_views:
         raise ConfigError(
             f"augmentations=() does not go with method={config.method!r}: "
             f"without augmentation there are no views to compare or parameters to predict; choose from {STEPS}"
@@ -27,16 +18,18 @@ def check_conflicts(config: Config) -> None:
             f"batch_size={config.batch_size} is larger than train_size={config.train_size}: "
             "no full batch can be drawn; lower batch_size or raise train_size"
         )
-    if config.content and config.dataset.split(":")[0] not in CONTENT_NAMED:
+    images = dataset_of(config.dataset)
+    if config.content and images.fixed:
         raise ConfigError(f"content={config.content!r} does not go with dataset={config.dataset!r}: it is fixed")
-    if config.dataset == "digits" and config.image_size < SMALLEST_DIGITS:
-        raise ConfigError(f"image_size={config.image_size} does not go with digits: choose {SMALLEST_DIGITS} or more")
+    if config.image_size < images.smallest_side:
+        raise ConfigError(
+            f"image_size={config.image_size} does not go with {config.dataset}: choose {images.smallest_side} or more"
+        )
     if config.temperature == 0:
         raise ConfigError("temperature=0 would divide by zero; it must be greater than 0")
     if config.norm == "group" and config.width % 4:
         raise ConfigError(f"width={config.width} does not go with norm='group': its four groups need a multiple of 4")
-    known = STEPS_OF.get(config.dataset, DATASET_STEPS)
-    if missing := set(config.augmentations) & set(DATASET_STEPS) - set(known):
+    if missing := set(config.augmentations) & set(DATASET_STEPS) - set(images.steps):
         raise ConfigError(
             f"augmentations={config.augmentations} does not go with dataset={config.dataset!r}: "
             f"{' and '.join(sorted(missing))} need images of the same object in known views or places, "
@@ -44,75 +37,42 @@ def check_conflicts(config: Config) -> None:
         )
     _check_partners(config)
     if config.method == "transformation_prediction":
-        _check_transformation(config, "pose" in known)
-    _check_views(config)
-    _check_network(config)
+        _check_transformation(config, "pose" in images.steps)
+    _check_method(config)
+    network = architectures[config.architecture]
+    if network.check is not None:
+        network.check(config)
 
 
 def _check_partners(config: Config) -> None:
-    enough = {step: ENOUGH.get(config.dataset, {}).get(step, 0) for step in config.augmentations}
+    known = dataset_of(config.dataset).enough
+    enough = {step: known.get(step, 0) for step in config.augmentations}
     step = max(enough, key=enough.__getitem__, default="")
-    if config.method != "random" and config.train_size < enough.get(step, 0):
+    if methods[config.method].trained and config.train_size < enough.get(step, 0):
         raise ConfigError(
             f"train_size={config.train_size} does not go with augmentations={config.augmentations}: among so few "
             f"images of {config.dataset} some objects have no other one to be the view; choose {enough[step]} or more"
         )
 
 
-def _check_views(config: Config) -> None:
-    predicted = ("pose", "crop", "flip", "jitter")
-    if config.method == "augself" and not set(config.augmentations) & set(predicted):
-        raise ConfigError(
-            f"augmentations={config.augmentations} does not go with method='augself', which predicts "
-            f"{', '.join(predicted)}: choose at least one of them"
-        )
-    if config.method == "clever" and "crop" not in config.augmentations:
-        raise ConfigError(
-            f"augmentations={config.augmentations} does not go with method='clever', whose views are crops of "
-            "several sizes: add crop"
-        )
-    if config.method in INVARIANT_SHARES and not 0 < config.split < 8 * config.width:
+def _check_method(config: Config) -> None:
+    own = methods[config.method]
+    if own.check is not None:
+        own.check(config)
+    if own.invariant_share and not 0 < config.split < 8 * config.width:
         raise ConfigError(
             f"invariant_share={config.invariant_share} leaves a part of h empty ({config.split} of {8 * config.width} "
             "dimensions are invariant): choose a share between 0 and 1"
         )
 
 
-def _check_network(config: Config) -> None:
-    if config.architecture.startswith("c4") and config.coordinates:
-        raise ConfigError(
-            f"coordinates=True does not go with architecture={config.architecture!r}: coordinates do not turn with "
-            "the image, and the network would no longer be equivariant; choose coordinates=False"
-        )
-    half = 2 if config.method in ("essl", "clever") else 1  # these also look at images of half the side
-    fields = 8 if config.norm == "group" else 2
-    if config.architecture.startswith("c4") and (config.width % fields or config.image_size % (8 * half)):
-        raise ConfigError(
-            f"width={config.width}, image_size={config.image_size} do not go with "
-            f"architecture={config.architecture!r}, norm={config.norm!r} and method={config.method!r}: it halves "
-            "images three times, and has fields for half the width; choose "
-            f"multiples of {fields} and {8 * half}"
-        )
-    if config.architecture == "vit_tiny" and 8 * config.width % max(1, 8 * config.width // 64):
-        raise ConfigError(
-            f"width={config.width} does not go with architecture='vit_tiny', whose {8 * config.width} dimensions are "
-            "divided among heads of 64: choose a multiple of 8"
-        )
-    tile = PATCH * half
-    if config.architecture == "vit_tiny" and config.image_size % tile:
-        raise ConfigError(
-            f"image_size={config.image_size} does not go with architecture='vit_tiny', whose patches have "
-            f"{PATCH} pixels, and method={config.method!r}: choose a multiple of {tile}"
-        )
-
-
 def _check_transformation(config: Config, poses: bool) -> None:
-    if config.class_information != "none" and config.dataset in WITHOUT_CATEGORY:
+    if config.class_information != "none" and not dataset_of(config.dataset).category:
         raise ConfigError(
             f"class_information={config.class_information!r} does not go with dataset={config.dataset!r}, whose images "
             "have no category; choose class_information='none', or another dataset"
         )
-    if config.transformation in ("elevation", "distance") and not config.dataset.startswith("turntable"):
+    if config.transformation in ("elevation", "distance") and not dataset_of(config.dataset).rendered:
         raise ConfigError(
             f"transformation={config.transformation!r} does not go with dataset={config.dataset!r}: its parts are "
             "those of the turntable's range; choose dataset='turntable', or another transformation"

@@ -34,10 +34,11 @@ from ciperlib.files import write_atomically
 from ciperlib.learn.augment import IMAGE_STEPS, Augmentation
 from ciperlib.learn.devices import environment
 from ciperlib.learn.encoders import make_encoder
-from ciperlib.learn.mamba import FourWayScan, Recurrence
-from ciperlib.learn.methods import OBJECTIVES, make_objective
-from ciperlib.learn.objectives import Batch
+from ciperlib.learn.encoders.vmamba import FourWayScan, Recurrence
+from ciperlib.learn.methods import make_objective
+from ciperlib.learn.methods.base import Batch
 from ciperlib.learn.training import make_optimiser
+from ciperlib.registry import methods
 
 REPEATS = 5
 
@@ -228,7 +229,7 @@ def bench_kin(batch: int = 128) -> list[dict]:
     names = {"essl": "E-SSL", "augself": "AugSelf", "equimod": "EquiMod", "sie": "SIE"}
     configs = [Config(method=method, batch_size=batch) for method in ("ciper", *names)]
     seconds = median_seconds(*(training_step(config) for config in configs), repeats=15)
-    ciper, *kin = (OBJECTIVES[c.method].compute * batch / each for c, each in zip(configs, seconds))
+    ciper, *kin = (methods[c.method].build.compute * batch / each for c, each in zip(configs, seconds))
     return [row(f"{n} step", rate, "CIPER's", ciper, "passes/s", 0.9) for n, rate in zip(names.values(), kin)]
 
 

@@ -13,7 +13,7 @@ import torch
 
 from ciperlib.config import Config
 from ciperlib.data.imageset import ImageSet
-from ciperlib.learn.encoders import Encoder
+from ciperlib.learn.encoders.base import Encoder
 
 TINY = dict(
     train_size=48, image_size=16, batch_size=16, epochs=3, width=8, projector_width=16, predictor_width=16,

@@ -44,12 +44,14 @@ from ciperlib.data.imageset import ImageSet, data_root, load_images
 from ciperlib.files import home, write_json
 from ciperlib.learn.augment import IMAGE_STEPS, Augmentation, View
 from ciperlib.learn.devices import environment
-from ciperlib.learn.encoders import Encoder, make_encoder, seeded
-from ciperlib.learn.losses import standardise
+from ciperlib.learn.encoders import make_encoder
+from ciperlib.learn.encoders.base import Encoder
 from ciperlib.learn.methods import make_objective
-from ciperlib.learn.objectives import Batch, Objective
+from ciperlib.learn.methods.base import Batch, Objective
+from ciperlib.learn.methods.losses import standardise
 from ciperlib.learn.progress import Progress
 from ciperlib.learn.runs import ENCODER, HEADS, STATE, Run
+from ciperlib.learn.seeds import seeded
 from ciperlib.learn.training import Trainer, fit, make_optimiser
 
 CPU = torch.device("cpu")

@@ -38,7 +38,7 @@ class Fault(NamedTuple):
     tests: str
 
 
-TRAINING, KIN, AUGMENT = "learn/training.py", "learn/kin.py", "learn/augment.py"
+TRAINING, METHOD, AUGMENT = "learn/training.py", "learn/methods/{}.py".format, "learn/augment.py"
 BATCHES, LEAKS, FIGURES = "test_batches.py::test_", "test_leaks.py::test_", "test_figures.py::test_"
 EQUIVARIANCE, PROBES, KINS = "test_equivariance.py::test_", "test_probes.py::test_", "test_kin.py::test_"
 
@@ -134,39 +134,39 @@ FAULTS = (
           "(random.double() * left).long()", "(random.double() * (left - 1)).long()",
           f"{BATCHES}every_other_image_of_the_object_can_be_the_partner"),
     # --- losses
-    Fault("targets are standardised by n - 1", "learn/losses.py",
+    Fault("targets are standardised by n - 1", METHOD("losses"),
           "parameters.var(0, unbiased=False) + EPSILON", "parameters.var(0) + EPSILON",
           "test_losses.py::test_standardisation_is_batch_norm_without_an_affine_part"),
-    Fault("the projector's weights are every seed's", "learn/objectives.py",
+    Fault("the projector's weights are every seed's", METHOD("heads"),
           'with seeded(config.seed, "projector"):', 'with seeded(0, "projector"):',
           "test_objectives.py::test_every_weight_that_is_drawn_is_drawn_by_the_seed"),
-    Fault("SIE's hypernetwork is every seed's", KIN,
+    Fault("SIE's hypernetwork is every seed's", METHOD("sie"),
           'with seeded(config.seed, "hypernetwork"):', 'with seeded(0, "hypernetwork"):',
           "test_objectives.py::test_every_weight_that_is_drawn_is_drawn_by_the_seed"),
-    Fault("SIE's variance weighs as much as its covariance", KIN,
+    Fault("SIE's variance weighs as much as its covariance", METHOD("sie"),
           '"variance": 10.0,\n    "prediction', '"variance": 1.0,\n    "prediction',
           f"{KINS}the_papers_constants"),
-    Fault("SIE turns the target and not the view", KIN,
+    Fault("SIE turns the target and not the view", METHOD("sie"),
           '"equivariance": F.mse_loss(guess, b2),', '"equivariance": F.mse_loss(guess, b1),',
           f"{KINS}sie_s_terms_and_their_weights"),
-    Fault("EquiMod's temperature is the contrastive one", KIN,
-          "EQUIMOD_TEMPERATURE = 0.2", "EQUIMOD_TEMPERATURE = 0.5",
+    Fault("EquiMod's temperature is the contrastive one", METHOD("equimod"),
+          "TEMPERATURE = 0.2", "TEMPERATURE = 0.5",
           f"{KINS}equimod_finds_the_view_s_embedding"),
-    Fault("E-SSL's rotations are dealt out image by image", KIN,
+    Fault("E-SSL's rotations are dealt out image by image", METHOD("essl"),
           "torch.arange(4, device=h.device).repeat_interleave(len(small))",
           "torch.arange(4, device=h.device).repeat(len(small))",
           f"{KINS}essl_is_contrast_and_four_rotations_of_a_small_view"),
-    Fault("AugSelf asks in one order", KIN,
+    Fault("AugSelf asks in one order", METHOD("augself"),
           "torch.cat((torch.cat((h1, h2), 1), torch.cat((h2, h1), 1)))",
           "torch.cat((torch.cat((h1, h2), 1), torch.cat((h1, h2), 1)))",
           f"{KINS}augself_asks_in_both_orders_one_head_a_step"),
-    Fault("the teacher's momentum is another", "learn/distillation.py",
+    Fault("the teacher's momentum is another", METHOD("clever"),
           "CENTRE_MOMENTUM, TEACHER_MOMENTUM = 0.9, 0.996", "CENTRE_MOMENTUM, TEACHER_MOMENTUM = 0.9, 0.99",
           f"{KINS}the_papers_constants"),
-    Fault("CLeVER's regularisation weighs nothing", "learn/distillation.py",
+    Fault("CLeVER's regularisation weighs nothing", METHOD("clever"),
           '"regularisation": size}', '"regularisation": 0.0}',
           f"{KINS}clever_s_total_is_its_terms_with_their_weights"),
-    Fault("the clean pass has a gradient and no statistics", "learn/objectives.py",
+    Fault("the clean pass has a gradient and no statistics", METHOD("simclr"),
           "        with torch.no_grad():\n            self.encoder(batch.anchor)\n", "",
           "test_objectives.py::test_the_clean_pass_moves_batch_statistics_and_gives_no_gradient"),
     # --- cross-fits

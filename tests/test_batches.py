@@ -11,13 +11,13 @@ from conftest import TINY, make_noise_images
 
 from ciperlib.config import Config
 from ciperlib.learn.augment import View
-from ciperlib.learn.encoders import Encoder
-from ciperlib.learn.methods import OBJECTIVES
-from ciperlib.learn.objectives import Batch
+from ciperlib.learn.encoders.base import Encoder
+from ciperlib.learn.methods.base import Batch
 from ciperlib.learn.training import Trainer
+from ciperlib.registry import methods
 
 IMAGE = ("crop", "flip", "jitter", "grayscale")
-TRAINED = [method for method in OBJECTIVES if method != "random"]
+TRAINED = [name for name, method in methods.items() if method.trained]
 CPU = torch.device("cpu")
 
 
@@ -140,9 +140,9 @@ def test_crops_are_of_the_size_that_the_method_asks_for(method):
 
 
 def test_clever_asks_for_two_whole_views_and_four_small_ones():
-    crops = OBJECTIVES["clever"].crops
+    crops = methods["clever"].build.crops
     assert crops == (*2 * ((0.4, 1.0),), *4 * ((0.05, 0.4),))
-    assert OBJECTIVES["simclr"].crops == OBJECTIVES["ciper"].crops == 2 * ((0.2, 1.0),)
+    assert methods["simclr"].build.crops == methods["ciper"].build.crops == 2 * ((0.2, 1.0),)
 
 
 def test_views_are_drawn_independently_of_each_other():

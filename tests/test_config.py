@@ -10,12 +10,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ciperlib.config import METHODS, STEPS, Config, ConfigError, _choice
-from ciperlib.conflicts import ENOUGH
+from ciperlib.config import STEPS, Config, ConfigError, _choice
 from ciperlib.data.imageset import POSE, ImageSet
 from ciperlib.data.turntable import _factors
 from ciperlib.files import home
 from ciperlib.learn.partners import PartnersError, find_partners
+from ciperlib.registry import datasets, methods
+
+RENDERED = ("turntable", "turntable_sessions")
 
 
 @pytest.mark.parametrize(
@@ -91,11 +93,11 @@ def test_every_choice_that_is_read_changes_the_name():
         "clever": {"invariant_share": 0.6, "orthogonality": "sample"},
     }
     read = {field for choices in special.values() for field in choices}
-    assert other.keys() | read | {"recipe", "content"} == Config.__dataclass_fields__.keys()
+    assert other.keys() | read | {"recipe", "content", "options"} == Config.__dataclass_fields__.keys()
     names = {Config(**{field: value}).name for field, value in other.items()}
     for method, choices in special.items():
         names |= {Config(method=method, **{field: value}).name for field, value in choices.items()}
-        for other_method in set(METHODS) - {method}:
+        for other_method in set(methods) - {method}:
             unread = {field: value for field, value in choices.items() if (other_method, field) != SIE_READS}
             assert Config(method=other_method, **unread).name == Config(method=other_method).name
     assert len(names | {Config().name}) == len(other) + len(read) + 1
@@ -186,7 +188,7 @@ def test_shipped_runs_keep_their_names():
 
 
 @given(
-    method=st.sampled_from(METHODS),
+    method=st.sampled_from(list(methods)),
     augmentations=st.sets(st.sampled_from(STEPS), min_size=1),
     seed=st.integers(0, 2**40),
     learning_rate=st.floats(0, 10),
@@ -203,10 +205,10 @@ def test_a_config_survives_json(method, augmentations, seed, learning_rate, epoc
     assert again.name == config.name
 
 
-@pytest.mark.parametrize(("dataset", "step"), [(d, s) for d in ("turntable", "turntable_sessions") for s in ENOUGH[d]])
+@pytest.mark.parametrize(("dataset", "step"), [(d, s) for d in RENDERED for s in datasets[d].enough])
 def test_so_many_images_and_no_fewer_give_each_object_another_view(dataset, step):
     """The bound is of the images as they are dealt out: with one image less some object has no partner."""
-    enough = ENOUGH[dataset][step]
+    enough = datasets[dataset].enough[step]
     index = torch.arange(enough)
     pixels, factors = torch.zeros(enough, 3, 1, 1, dtype=torch.uint8), _factors(dataset, "train", enough)
     images = ImageSet(dataset, "train", pixels, factors, index, index)

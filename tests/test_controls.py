@@ -14,7 +14,7 @@ import torch
 from conftest import wait_until
 
 from ciperlib.analyse.portrait import PORTRAIT, PortraitError, portrayed
-from ciperlib.config import METHODS, Config, ConfigError
+from ciperlib.config import Config, ConfigError
 from ciperlib.data import load_images
 from ciperlib.learn.runs import PACKED, find_run, read_state, runs_root, zoo_root
 from ciperlib.learn.training import fit
@@ -24,8 +24,9 @@ from ciperlib.present import page
 from ciperlib.present.controls import AlphaExplorer, AugmentationStudio, TrainYourOwn
 from ciperlib.present.controls.elements import Control, LiveFigure
 from ciperlib.present.controls.training import Training
-from ciperlib.present.plotting import BOOKKEEPING, COLOURS, GREY
+from ciperlib.present.plotting import BOOKKEEPING, GREY, colour_of
 from ciperlib.present.studio import changeable, make_studio_augmentation, plot_studio
+from ciperlib.registry import methods
 
 SHORT = dict(train_size=256, batch_size=64, epochs=2, precision="bf16")
 
@@ -368,7 +369,7 @@ def test_a_cell_that_is_run_again_takes_the_running_training_over():
     assert Training.running is None
 
 
-@pytest.mark.parametrize("method", [method for method in METHODS if method != "random"])
+@pytest.mark.parametrize("method", [name for name, method in methods.items() if method.trained])
 def test_every_method_can_be_trained_and_is_drawn_term_by_term(method):
     rates = {"sie": {"learning_rate": 0.001}, "clever": {"learning_rate": 0.001}}.get(method, {})
     control = TrainYourOwn(method=method, **dict(train_size=64, batch_size=32, epochs=2, width=8, **rates))
@@ -406,7 +407,7 @@ def test_the_curve_before_stays_dimmed_and_going_on_is_no_other_training():
     names = {trace.name: trace for trace in control.view.figure.data}
     assert list(names) == ["before: CIPER 0.125, image aug.", "CIPER"]
     assert names["before: CIPER 0.125, image aug."].line.color == GREY
-    assert names["CIPER"].line.color == COLOURS["ciper"]
+    assert names["CIPER"].line.color == colour_of("ciper")
     control.start()  # the same again
     control.wait()
     assert [trace.name for trace in control.view.figure.data] == ["before: CIPER 0.125, image aug."] * 2 + ["CIPER"] * 2

@@ -15,7 +15,7 @@ from ciperlib.analyse.guards import ProbeError
 from ciperlib.analyse.probes import fit_regression_probe
 from ciperlib.data.imageset import ImageSet
 from ciperlib.learn.augment import Augmentation
-from ciperlib.learn.encoders import Encoder
+from ciperlib.learn.encoders.base import Encoder
 from ciperlib.present.verdicts import plot_decodability
 
 CROP = ("crop_x", "crop_y", "crop_height", "crop_width")

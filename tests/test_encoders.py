@@ -7,7 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ciperlib.config import Config
-from ciperlib.learn.encoders import derived_seed, make_encoder, make_predictor, make_projector, seeded
+from ciperlib.learn.encoders import make_encoder
+from ciperlib.learn.methods.heads import make_predictor, make_projector
+from ciperlib.learn.seeds import derived_seed, seeded
 
 
 def test_resnet18_is_torchvisions_but_for_its_stem():

@@ -5,6 +5,8 @@ import re
 import subprocess
 import sys
 import tomllib
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
 
 import pytest
 import yaml
@@ -113,6 +115,33 @@ def test_an_import_of_a_later_room_is_found_in_a_subfolder(line, tmp_path, monke
     path.write_text(line)
     monkeypatch.setattr(sys.modules[__name__], "home", lambda: tmp_path)
     assert later_rooms(path)
+
+
+def needed_first(path):
+    """The library's modules that must have been read before this one: what it imports outside functions."""
+    found = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Import):
+            found |= {Path(*alias.name.split(".")) for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            module = Path(*node.module.split("."))
+            inner = {module / alias.name for alias in node.names}
+            found |= {name for name in inner if (home() / name.with_suffix(".py")).exists()} or {module}
+    return {
+        file
+        for name in found
+        for file in (home() / name.with_suffix(".py"), home() / name / "__init__.py")
+        if file.exists()
+    }
+
+
+def test_no_two_modules_need_each_other():
+    graph = {path: needed_first(path) for path in (home() / "ciperlib").rglob("*.py")}
+    assert sum(map(len, graph.values())) > 200
+    list(TopologicalSorter(graph).static_order())  # a CycleError names the circle
+    graph[home() / "ciperlib" / "registry.py"].add(home() / "ciperlib" / "config.py")
+    with pytest.raises(CycleError):
+        list(TopologicalSorter(graph).static_order())
 
 
 def test_no_large_files_in_the_repository():

@@ -8,7 +8,7 @@ import torch
 from ciperlib.analyse.saliency import FullGrad, SaliencyError
 from ciperlib.config import Config
 from ciperlib.learn.encoders import make_encoder
-from ciperlib.learn.equivariant import GroupConv, Lifting
+from ciperlib.learn.encoders.c4 import GroupConv, Lifting
 
 
 def c4(architecture="c4_resnet10", **choices):

@@ -21,7 +21,8 @@ from ciperlib.analyse.saliency import FullGrad, FullGradients, SaliencyError
 from ciperlib.analyse.targets import Cosine, PredictedChange, read_out, target_of
 from ciperlib.config import Config
 from ciperlib.data import load_images
-from ciperlib.learn.encoders import make_encoder, make_predictor
+from ciperlib.learn.encoders import make_encoder
+from ciperlib.learn.methods.heads import make_predictor
 
 
 @pytest.fixture(scope="module")

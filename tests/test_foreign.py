@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torchvision import models
 
 from ciperlib.analyse.features import extract_features
-from ciperlib.learn.foreign import ForeignEncoder, ForeignError, load_foreign, load_named
+from ciperlib.learn.external import ForeignEncoder, ForeignError, load_foreign, load_named
 from ciperlib.learn.runs import RunError
 from ciperlib.learn.training import fit
 from ciperlib.present import exercises

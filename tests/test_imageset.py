@@ -110,3 +110,19 @@ def test_refuses_columns_of_another_length():
 def test_loading_refuses(arguments, words):
     with pytest.raises(DataError, match=words):
         load_images(**arguments)
+
+
+def test_rendered_images_are_rendered_anew_and_others_are_refused(noise_images):
+    images = load_images("turntable", "test", size=6, image_size=16)
+    same = images.rerender()
+    assert torch.equal(same.images, images.images)
+    assert torch.equal(same.masks, images.masks)
+    turned = images.subset(slice(2, 5)).rerender(azimuth=images.factors["azimuth"][2:5] + 1)
+    assert not torch.equal(turned.images, images.images[2:5])
+    back = turned.rerender(azimuth=images.factors["azimuth"][2:5], image_size=32)
+    assert torch.equal(back.images, load_images("turntable", "test", size=6, image_size=32).images[2:5])
+    assert torch.equal(turned.factors["object"], images.factors["object"][2:5])
+    with pytest.raises(DataError, match="has no factor 'azimut'"):
+        images.rerender(azimut=images.factors["azimuth"])
+    with pytest.raises(DataError, match="noise cannot be rendered anew"):
+        noise_images.rerender()

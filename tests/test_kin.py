@@ -10,15 +10,15 @@ import torch.nn.functional as F
 from conftest import TINY, make_noise_images
 from test_objectives import make
 
-from ciperlib.config import ALPHAS, INVARIANT_SHARES, Config
-from ciperlib.learn import distillation, kin, losses
+from ciperlib.config import Config
 from ciperlib.learn.augment import Augmentation, ParameterSpec
-from ciperlib.learn.distillation import LOCAL_VIEWS, TEACHER_MOMENTUM
-from ciperlib.learn.kin import SIE_WEIGHTS, difference_loss, half_size
-from ciperlib.learn.methods import OBJECTIVES, make_objective
-from ciperlib.learn.objectives import represent
-from ciperlib.learn.parameters import absolute, relative
+from ciperlib.learn.methods import clever, equimod, losses, make_objective, sie
+from ciperlib.learn.methods.augself import difference_loss
+from ciperlib.learn.methods.base import half_size, represent
+from ciperlib.learn.methods.clever import LOCAL_VIEWS, TEACHER_MOMENTUM
+from ciperlib.learn.methods.targets import absolute, relative
 from ciperlib.learn.training import Trainer, fit, make_augmentation
+from ciperlib.registry import methods
 
 IMAGE = ("crop", "flip", "jitter", "grayscale")
 
@@ -178,7 +178,7 @@ def test_sie_s_terms_and_their_weights():
     hinges, penalties = ([term(z) for z in whole] for term in (losses.variance_hinge, losses.covariance_penalty))
     torch.testing.assert_close(found.terms["variance"], sum(hinges) / 2)
     torch.testing.assert_close(found.terms["covariance"], sum(penalties))
-    weights = SIE_WEIGHTS | {"equivariance": 4.5}
+    weights = sie.WEIGHTS | {"equivariance": 4.5}
     torch.testing.assert_close(found.total, sum(weights[name] * term for name, term in found.terms.items()))
 
 
@@ -314,21 +314,22 @@ def test_the_kin_train_and_go_on_where_they_were(method, tmp_path, monkeypatch):
 
 def test_the_papers_constants():
     """Of the losses above, written out here: a test that reads the library's own number would follow it anywhere."""
-    assert SIE_WEIGHTS == {  # arXiv 2302.10283, of its public code: lambda_inv, lambda_equi, lambda_V twice, lambda_C
+    assert sie.WEIGHTS == {  # arXiv 2302.10283, of its public code: lambda_inv, lambda_equi, lambda_V twice, lambda_C
         "invariance": 10.0,
         "equivariance": 10.0,
         "variance": 10.0,
         "prediction_variance": 10.0,
         "covariance": 1.0,
     }
-    assert kin.EQUIMOD_TEMPERATURE == 0.2  # arXiv 2211.01244
-    assert (TEACHER_MOMENTUM, distillation.CENTRE_MOMENTUM) == (0.996, 0.9)  # arXiv 2104.14294
-    assert (distillation.TEACHER_TEMPERATURE, distillation.STUDENT_TEMPERATURE) == (0.04, 0.1)
-    assert distillation.REGULARISATION == 0.001  # arXiv 2406.00262
-    assert {name: ALPHAS[name] for name in ("essl", "augself", "equimod", "sie", "clever")} == {
+    assert equimod.TEMPERATURE == 0.2  # arXiv 2211.01244
+    assert (TEACHER_MOMENTUM, clever.CENTRE_MOMENTUM) == (0.996, 0.9)  # arXiv 2104.14294
+    assert (clever.TEACHER_TEMPERATURE, clever.STUDENT_TEMPERATURE) == (0.04, 0.1)
+    assert clever.REGULARISATION == 0.001  # arXiv 2406.00262
+    assert {name: methods[name].alpha for name in ("essl", "augself", "equimod", "sie", "clever")} == {
         "essl": 0.4, "augself": 1.0, "equimod": 1.0, "sie": 0.45, "clever": 1.0,
     }  # fmt: skip
-    assert INVARIANT_SHARES == {"sie": 0.5, "clever": 0.8}
+    shares = {name: own.invariant_share for name, own in methods.items() if own.invariant_share}
+    assert shares == {"sie": 0.5, "clever": 0.8}
 
 
 @pytest.mark.parametrize("alpha", [0.1, 2.0])
@@ -342,5 +343,5 @@ def test_clever_s_total_is_its_terms_with_their_weights(alpha):
 def test_each_method_is_one_short_class():
     import inspect
 
-    for method in OBJECTIVES.values():
+    for method in (known.build for known in methods.values()):
         assert len(inspect.getsource(method).splitlines()) < 120

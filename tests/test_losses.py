@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ciperlib.learn.losses import cross_view_nt_xent, nt_xent, parameter_loss, standardise
+from ciperlib.learn.methods.losses import cross_view_nt_xent, nt_xent, parameter_loss, standardise
 
 
 def pairs(n, d, seed=0):

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from ciperlib.analyse.saliency import FullGrad, SaliencyError
 from ciperlib.config import Config
 from ciperlib.learn.encoders import make_encoder
-from ciperlib.learn.mamba import FourWayScan, Recurrence, fold, unfold
+from ciperlib.learn.encoders.vmamba import FourWayScan, Recurrence, fold, unfold
 from ciperlib.learn.training import fit
 
 

@@ -5,14 +5,14 @@ import torch
 from conftest import TINY, make_noise_images
 
 from ciperlib.config import Config
-from ciperlib.learn import losses
-from ciperlib.learn.encoders import Encoder
-from ciperlib.learn.methods import OBJECTIVES, make_objective
-from ciperlib.learn.objectives import Batch
+from ciperlib.learn.encoders.base import Encoder
+from ciperlib.learn.methods import losses, make_objective
+from ciperlib.learn.methods.base import Batch
 from ciperlib.learn.training import make_augmentation
+from ciperlib.registry import methods
 
 KINDS = [("crop", "flip", "jitter", "grayscale"), ("pose",), ("session",), ("pose", "session", "flip")]
-TRAINED = [method for method in OBJECTIVES if method != "random"]
+TRAINED = [name for name, method in methods.items() if method.trained]
 
 
 def make(method="ciper", augmentations=KINDS[0], **choices):
@@ -143,7 +143,7 @@ def test_heads_are_seeded_by_name():
 
 
 @pytest.mark.parametrize("augmentations", [KINDS[0], ("pose", "session", "crop")])
-@pytest.mark.parametrize("method", [method for method in OBJECTIVES if method != "random"])
+@pytest.mark.parametrize("method", [name for name, method in methods.items() if method.trained])
 def test_every_weight_that_is_drawn_is_drawn_by_the_seed(method, augmentations):
     """Of the encoder and of each head: what is not the same everywhere (a scale of 1, a bias of 0) is another one."""
     first, again, other = (dict(make(method, augmentations, seed=seed)[0].named_parameters()) for seed in (0, 0, 1))

@@ -26,6 +26,6 @@ def test_faults_have_names_of_their_own_and_a_share_of_them_can_be_drawn():
     ],
 )
 def test_an_entry_that_no_longer_fits_is_an_error(change, words):
-    fault = Fault("made", "learn/losses.py", "EPSILON = 1e-5", "EPSILON = 1e-1", "test_losses.py")
+    fault = Fault("made", "learn/methods/losses.py", "EPSILON = 1e-5", "EPSILON = 1e-1", "test_losses.py")
     assert stale(fault) is None
     assert words in stale(fault._replace(**change))

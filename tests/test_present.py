@@ -29,7 +29,7 @@ from ciperlib.analyse.embedding import Embedding
 from ciperlib.analyse.features import Features
 from ciperlib.analyse.results import one_row_table
 from ciperlib.config import Config, ConfigError, profile_parameters
-from ciperlib.learn.losses import nt_xent
+from ciperlib.learn.methods.losses import nt_xent
 from ciperlib.present import batch, controls, drawing, exercises, notebook, pictures, plotting, verdicts
 
 PACKAGE = Path(exercises.__file__).parents[1]
@@ -66,7 +66,7 @@ def test_a_single_seed_shows_its_bootstrap_interval():
 
 
 def test_one_colour_a_method_everywhere():
-    colour = plotting.COLOURS["ciper"]
+    colour = plotting.colour_of("ciper")
     assert plotting.plot_scores(scores(1), ["pose"]).data[1].marker.color == colour
     assert plotting.plot_factors(scores(1), x_title="R²").data[1].marker.color == colour
     history = pd.DataFrame({"epoch": [1, 2], "contrastive": [3.0, 2.0], "predictive": [1.0, 0.5]})
@@ -137,7 +137,7 @@ def test_synergy_is_drawn_below_its_bound_and_close_points_share_a_label():
     texts = [annotation.text for annotation in figure.layout.annotations]
     assert "far" in texts
     assert "near 0, near 1<br>near 2, near 3" in texts
-    assert figure.data[1].marker.color == (plotting.COLOURS["ciper"],)
+    assert figure.data[1].marker.color == (plotting.colour_of("ciper"),)
 
 
 def test_labels_say_what_a_config_is():

@@ -13,7 +13,7 @@ from ciperlib.analyse.tables import over_seeds
 from ciperlib.config import Config
 from ciperlib.files import home
 from ciperlib.learn.runs import find_run, zoo_grid
-from ciperlib.present.plotting import LABELS, label
+from ciperlib.present.plotting import label, label_of
 
 CORE50 = "CORe50's names indexed"
 FACTORS = ("category", "object", "session", "pose")
@@ -297,7 +297,7 @@ def test_the_readme_s_cifar10_is_what_its_table_says():
     assert (table["status"] == "done").all()
     assert set(zip(table["epochs"], table["train_size"], table["test_size"])) == {(8, 5000, 5000)}
     rows = dict(re.findall(r"^\| ([^|]+) \| ([\d.]+ \[[\d.]+, [\d.]+\]) \| [\d–]+ \|$", text, re.M))
-    names = {LABELS[method]: runs["metric: category"] for method, runs in table.groupby("method")}
+    names = {label_of(method): runs["metric: category"] for method, runs in table.groupby("method")}
     assert rows.keys() == names.keys()
     for name, scores in names.items():
         assert len(scores) == 3

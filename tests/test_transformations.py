@@ -105,7 +105,7 @@ def test_the_turntable_turns_by_rendering():
         own = level == k
         if own.any():  # images that are in that part already are what they were
             assert (turned.images[own].float() - images.images[own]).abs().max() <= 1
-    with pytest.raises(ValueError, match="only the turntable"):
+    with pytest.raises(ValueError, match="only what is rendered"):
         step(make_noise_images(3), 1)
 
 

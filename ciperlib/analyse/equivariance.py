@@ -23,7 +23,7 @@ from ciperlib.analyse.readers import read_levels
 from ciperlib.analyse.results import one_row_table
 from ciperlib.analyse.solvers import bootstrap_interval
 from ciperlib.data.imageset import ImageSet
-from ciperlib.learn.encoders import derived_seed
+from ciperlib.learn.seeds import derived_seed
 from ciperlib.learn.transformations import Transformation
 
 # level 1 as often as this (for the azimuth: as often as there are levels) is once around, and nothing has happened

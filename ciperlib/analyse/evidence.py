@@ -21,7 +21,6 @@ from ciperlib.analyse.results import ProbeResult
 from ciperlib.analyse.saliency import FullGrad, FullGradients, SaliencyError, saliency_map
 from ciperlib.analyse.solvers import bootstrap_interval
 from ciperlib.analyse.targets import read_out, target_of
-from ciperlib.data import turntable
 from ciperlib.data.imageset import ImageSet
 
 BATCH = 64
@@ -252,14 +251,12 @@ def _answer(encoder: nn.Module, probe: ProbeResult, images: ImageSet) -> Tensor:
 def _other_places(images: ImageSet, plain: Tensor, seed: int) -> Tensor:
     """uint8 [N, 3, H, W]: for each image a background that is not its own."""
     generator = torch.Generator().manual_seed(seed)
-    if not images.name.startswith("turntable"):
+    if images.renderer is None:
         shift = int(torch.randint(1, max(2, len(images)), (1,), generator=generator))
         return plain.roll(shift, 0).expand_as(images.images)
-    factors = dict(images.factors)
-    places = len(turntable.SESSIONS)
+    places = len(images.labels["session"])
     move = torch.randint(1, places, (len(images),), generator=generator).to(images.device)
-    factors["session"] = (factors["session"] + move) % places
-    return turntable.render(*(factors[name] for name in turntable.POSE), image_size=images.images.shape[-1]).images
+    return images.rerender(session=(images.factors["session"] + move) % places).images
 
 
 def _mean_colour(images: ImageSet, where: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from ciperlib.analyse.fingerprints import digest, fingerprint, load_matrix, save
 from ciperlib.analyse.principal import fit_principal, project
 from ciperlib.data.imageset import ImageSet, TrainedOn, source_of
 from ciperlib.learn.augment import Augmentation
-from ciperlib.learn.encoders import derived_seed
+from ciperlib.learn.seeds import derived_seed
 
 
 class FeaturesError(ValueError):

@@ -25,7 +25,7 @@ from ciperlib.analyse.results import one_row_table
 from ciperlib.analyse.solvers import bootstrap_interval
 from ciperlib.analyse.summary import Summaries, deal_folds, summarise
 from ciperlib.analyse.vinformation import Estimate, estimate, interaction_statistic
-from ciperlib.learn.encoders import derived_seed
+from ciperlib.learn.seeds import derived_seed
 
 Question: TypeAlias = tuple[Tensor, int, Tensor, int]  # y, its number of values, what is given, its number of values
 FOLDS = 5

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ciperlib.analyse.summary import Summaries
 from ciperlib.analyse.vinformation import Estimate
-from ciperlib.learn.encoders import derived_seed
+from ciperlib.learn.seeds import derived_seed
 
 HIDDEN, BATCH, STEPS, EVERY = 64, 256, 400, 20
 PATIENCE = 6  # looks without a better one in any fold, after which training ends

@@ -21,8 +21,8 @@ from ciperlib.analyse.probes import fit_linear_probe
 from ciperlib.analyse.solvers import bootstrap_interval
 from ciperlib.data.imageset import ImageSet
 from ciperlib.learn.augment import Augmentation
-from ciperlib.learn.encoders import derived_seed
 from ciperlib.learn.pixels import ORDERS
+from ciperlib.learn.seeds import derived_seed
 
 # one on top of the other, as in CLeVER's tables: jitter .4 .4 .4 .1, flip always, rotation within 90 degrees, elastic
 PERTURBATIONS = ("clean", "jitter", "jitter + flip", "jitter + rotation", "jitter + rotation + elastic")

@@ -48,7 +48,7 @@ def plant(images: ImageSet) -> ImageSet:
     grey = images.images.float().mean(1)
     inside = images.masks
     pixels = torch.stack([grey * inside, torch.zeros_like(grey), grey * ~inside], 1).round().byte()
-    return replace(images, name=f"planted-{images.name}", images=pixels)
+    return replace(images, name=f"planted-{images.name}", images=pixels, renderer=None)
 
 
 def reads_channel(encoder: nn.Module, channel: int) -> nn.Module:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ciperlib.learn.encoders import Encoder
+from ciperlib.learn.encoders.base import Encoder
 
 try:
     from captum.attr import GradientAttribution

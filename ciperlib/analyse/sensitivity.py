@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from torch import nn
 
 from ciperlib.analyse.features import extract_features
-from ciperlib.data import turntable
 from ciperlib.data.imageset import POSE, ImageSet
 
 RAYS = 64  # a pixel, for small steps: with the usual 4 an edge jumps from ray to ray, and no step is small enough
@@ -35,7 +32,7 @@ def local_sensitivity(
     Raises:
         SensitivityError: images that cannot be rendered anew, or another factor.
     """
-    if not images.name.startswith("turntable") or factor not in POSE:
+    if images.renderer is None or factor not in POSE:
         raise SensitivityError(
             f"only the turntable's azimuth, elevation and distance can be moved, not {factor!r} of {images.name}"
         )
@@ -55,7 +52,4 @@ def local_sensitivity(
 
 
 def _moved(images: ImageSet, factor: str, by: float) -> ImageSet:
-    factors = {**images.factors, factor: images.factors[factor] + by}
-    size = images.images.shape[-1]
-    rendered = turntable.render(*(factors[name] for name in turntable.POSE), image_size=size, rays=RAYS)
-    return replace(images, images=rendered.images, masks=rendered.masks, factors=factors)
+    return images.rerender(rays=RAYS, **{factor: images.factors[factor] + by})

@@ -16,7 +16,8 @@ from ciperlib.analyse.probes import PROTOCOLS, SHUFFLED, evaluate
 from ciperlib.analyse.results import ProbeResult
 from ciperlib.config import Config
 from ciperlib.data.imageset import POSE, ImageSet, TrainedOn
-from ciperlib.learn.encoders import Encoder, make_encoder
+from ciperlib.learn.encoders import make_encoder
+from ciperlib.learn.encoders.base import Encoder
 from ciperlib.learn.runs import Run
 
 FIRST = ("category", "object", "session")  # in every table, before other categorical factors

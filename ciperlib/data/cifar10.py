@@ -9,11 +9,13 @@ import torch
 from torchvision.datasets import CIFAR10
 
 from ciperlib.data.imageset import DataError, ImageSet, data_root
+from ciperlib.registry import datasets
 
 FOLDER = CIFAR10.base_folder
 TEST_IDS_FROM = 1_000_000
 
 
+@datasets.register("cifar10", label="CIFAR-10", fixed=True, place=30)
 def load(
     name: str, split: str, *, size: int | None = None, image_size: int = 32, root: str | Path | None = None
 ) -> ImageSet:

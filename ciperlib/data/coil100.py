@@ -10,11 +10,13 @@ import torch
 
 from ciperlib.data.imageset import DataError, ImageSet, data_root
 from ciperlib.data.photographs import find_folder, first, read_images, split_views
+from ciperlib.registry import datasets
 
 IMAGES = {"coil-100": 7200, "coil-100-64": 6944}  # the official folder; a copy of 64x64 (64 views of 4 objects missing)
 PATTERN = re.compile(r"obj(\d+)__(\d+)\.png")
 
 
+@datasets.register("coil100", label="COIL-100", steps=("pose",), enough={"pose": 200}, category=False, place=50)
 def load(
     name: str, split: str, *, size: int | None = None, image_size: int = 32, root: str | Path | None = None
 ) -> ImageSet:

@@ -11,6 +11,7 @@ import torch
 
 from ciperlib.data.imageset import DataError, ImageSet, data_root
 from ciperlib.data.photographs import find_folder, first, read_images
+from ciperlib.registry import datasets
 
 FOLDERS = ("core50_128x128", "core50_32x32")  # as unpacked from the official archives
 CATEGORIES = (
@@ -35,6 +36,7 @@ PATTERN = re.compile(r"C_(\d\d)_(\d\d)_(\d\d\d)\.png")
 BLOCK = 50  # frames (2.5 seconds of video) that are not divided between fitting and testing
 
 
+@datasets.register("core50", label="CORe50", steps=("session",), place=60)
 def load(
     name: str, split: str, *, size: int | None = None, image_size: int = 32, root: str | Path | None = None
 ) -> ImageSet:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torchvision.datasets.mnist import read_image_file, read_label_file
 
 from ciperlib.data.imageset import DataError, ImageSet, data_root
+from ciperlib.registry import datasets
 
 TEST_IDS_FROM = 1_000_000
 RAW = Path("MNIST", "raw")
@@ -22,6 +23,7 @@ FILES = {  # unpacked: bytes and MD5, since other sets of digits and clothes com
 }
 
 
+@datasets.register("digits", label="handwritten digits", smallest_side=28, place=80)
 def load(
     name: str, split: str, *, size: int | None = None, image_size: int = 32, root: str | Path | None = None
 ) -> ImageSet:

@@ -10,6 +10,7 @@ import torch
 
 from ciperlib.data.imageset import DataError, ImageSet, data_root
 from ciperlib.data.photographs import find_folder, first, read_images, read_masks, split_views
+from ciperlib.registry import datasets
 
 FOLDERS = ("eth80-cropped256", "eth80-cropped-close128", "eth80-64")  # the official names, and a copy of 64x64
 CATEGORIES = ("apple", "car", "cow", "cup", "dog", "horse", "pear", "tomato")
@@ -17,6 +18,7 @@ OBJECTS, VIEWS = 10, 41  # of a category, of an object
 PATTERN = re.compile(rf"({'|'.join(CATEGORIES)})(\d+)-(\d+)-(\d+)\.png")  # polar angle, azimuth
 
 
+@datasets.register("eth80", label="ETH-80", steps=("pose",), enough={"pose": 160}, place=40)
 def load(
     name: str, split: str, *, size: int | None = None, image_size: int = 32, root: str | Path | None = None
 ) -> ImageSet:

@@ -14,18 +14,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ciperlib.config import DATASET_STEPS
 from ciperlib.data.columns import to_factors
 from ciperlib.data.division import in_turns, tested_rows
 from ciperlib.data.imageset import DataError, ImageSet, data_root
 from ciperlib.data.photographs import as_pixels, first, for_each_file, read_images, read_masks
 from ciperlib.data.pictures import digest, read_picture
 from ciperlib.data.table import Table, read_table
+from ciperlib.registry import datasets
 
 TABLE = "factors.csv"
 SETTLED = 2_000_000_000  # nanoseconds after which another content has another time (FAT counts in two seconds)
 _digests: dict[tuple, bytes] = {}  # of the pictures in files that this process has read
 
 
+@datasets.register("folder", label="a folder of your own", steps=DATASET_STEPS, named=True, place=90)
 def load(
     name: str, split: str, *, size: int | None = None, image_size: int = 32, root: str | Path | None = None
 ) -> ImageSet:

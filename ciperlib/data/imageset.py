@@ -6,9 +6,8 @@ import hashlib
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
-from importlib import import_module
 from itertools import pairwise
 from numbers import Integral
 from pathlib import Path
@@ -16,8 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ciperlib.config import DATASETS
 from ciperlib.files import home
+from ciperlib.registry import datasets
 
 SPLITS = ("train", "test")
 LARGEST = 1024  # side in pixels of an image that is asked for
@@ -41,6 +40,8 @@ class ImageSet:
         groups: int64 [N]; images of one group must not be divided between fitting and testing.
         labels: for categorical factors, the names of the values.
         masks: bool [N, H, W], True on the object, where it is known.
+        renderer: where the images were rendered, what renders them: (factors, image_size, **options) to images and
+            masks. See `rerender`.
     """
 
     name: str
@@ -51,6 +52,7 @@ class ImageSet:
     groups: Tensor
     labels: dict[str, tuple[str, ...]] = field(default_factory=dict)
     masks: Tensor | None = None
+    renderer: Callable[..., tuple[Tensor, Tensor]] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.images.dtype != torch.uint8 or self.images.ndim != 4 or self.images.shape[1] != 3:
@@ -83,6 +85,26 @@ class ImageSet:
     def _map(self, function) -> ImageSet:
         changed = {f.name: function(value) for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)}
         return replace(self, **changed, factors={name: function(column) for name, column in self.factors.items()})
+
+    def rerender(self, *, image_size: int | None = None, rays: int | None = None, **factors: Tensor) -> ImageSet:
+        """The same images, rendered anew where they differ in some factors.
+
+        Args:
+            image_size: side in pixels; None for the one that they have.
+            rays: rays a pixel; None for the renderer's own number.
+            factors: by name, each [N]; all others stay.
+
+        Raises:
+            DataError: images that nobody rendered, or a factor that they have not.
+        """
+        if self.renderer is None:
+            raise DataError(f"{self.name} cannot be rendered anew: its images are as they were taken")
+        if unknown := factors.keys() - self.factors.keys():
+            raise DataError(f"{self.name} has no factor {min(unknown)!r} to be moved, but {', '.join(self.factors)}")
+        factors = {**self.factors, **factors}
+        size = self.images.shape[-1] if image_size is None else image_size
+        images, masks = self.renderer(factors, size, **({} if rays is None else {"rays": rays}))
+        return replace(self, images=images, masks=masks, factors=factors)
 
     def digest(self) -> str:
         """A fingerprint of which images these are (name and ids, not pixels): 16 hexadecimal digits."""
@@ -154,7 +176,7 @@ def load_images(
     """Loads an image set by name.
 
     Args:
-        name: one of `DATASETS`; for your own images "folder:NAME".
+        name: that of a dataset; for your own images "folder:NAME".
         split: "train" or "test".
         size: the first `size` images (the sets are in random or balanced order); None for the usual number.
         image_size: side in pixels, at most `LARGEST`; rendered sets are rendered at it, photographs are made smaller.
@@ -166,9 +188,9 @@ def load_images(
             truncated or have a wrong checksum.
     """
     kind, colon, _ = str(name).partition(":")
-    if not isinstance(name, str) or kind not in DATASETS:
-        raise DataError(f"there is no image set named {name!r}; choose one of {', '.join(DATASETS)}")
-    if colon and kind != "folder":
+    if not isinstance(name, str) or kind not in datasets:
+        raise DataError(f"there is no image set named {name!r}; choose one of {', '.join(datasets)}")
+    if colon and not datasets[kind].named:
         raise DataError(f"there is no image set named {name!r}: choose {kind!r}; only folder:NAME has a name after it")
     if split not in SPLITS:
         raise DataError(f"split must be 'train' or 'test', not {split!r}")
@@ -176,8 +198,7 @@ def load_images(
         raise DataError(f"size must be a whole number of at least 1, not {size!r}")
     if not _is_whole(image_size, 1, LARGEST):
         raise DataError(f"image_size must be a whole number from 1 to {LARGEST}, not {image_size!r}")
-    module = import_module(f"ciperlib.data.{DATASETS[kind]}")
-    return module.load(name, split, size=size, image_size=image_size, root=root).to(device)
+    return datasets[kind].build(name, split, size=size, image_size=image_size, root=root).to(device)
 
 
 def _is_whole(number: object, low: int, high: float = math.inf) -> bool:

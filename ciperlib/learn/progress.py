@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ciperlib.config import Config
-from ciperlib.learn.objectives import Objective
+from ciperlib.learn.methods.base import Objective
 
 SECONDS_BETWEEN_LINES = 10.0
 

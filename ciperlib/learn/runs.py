@@ -20,7 +20,7 @@ from safetensors.torch import load, load_file, save
 from torch import Tensor
 
 import ciperlib
-from ciperlib.config import CONTENT_NAMED, Config, ConfigError, nearest
+from ciperlib.config import Config, ConfigError, nearest
 from ciperlib.data.imageset import DataError, TrainedOn
 from ciperlib.files import (
     SealError,
@@ -33,7 +33,9 @@ from ciperlib.files import (
     write_json,
     write_sealed,
 )
-from ciperlib.learn.encoders import Encoder, make_encoder
+from ciperlib.learn.encoders import make_encoder
+from ciperlib.learn.encoders.base import Encoder
+from ciperlib.registry import dataset_of
 
 CONFIG, ENCODER, HEADS, HISTORY, STATUS = (
     "config.json", "encoder.safetensors", "heads.safetensors", "history.csv", "status.json",
@@ -223,7 +225,7 @@ def find_run(config: Config, *roots: str | Path) -> Run | None:
 
     Images of files that may change are known by their content: without it, no run is taken for theirs.
     """
-    if config.dataset.split(":")[0] in CONTENT_NAMED and not config.content:
+    if not dataset_of(config.dataset).fixed and not config.content:
         return None
     for root in roots or (zoo_root(), runs_root()):
         if (Path(root) / config.name / STATUS).exists():

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ciperlib.config import CONTENT_NAMED, RECIPE, Config
+from ciperlib.config import RECIPE, Config
 from ciperlib.data.imageset import POSE, ImageSet, TrainedOn, load_images
 from ciperlib.learn.augment import CROP_SCALE, Augmentation, View
 from ciperlib.learn.devices import environment, find_device, has_fast_bf16, memory_format
-from ciperlib.learn.encoders import Encoder, derived_seed
+from ciperlib.learn.encoders.base import Encoder
 from ciperlib.learn.methods import make_objective
-from ciperlib.learn.objectives import Batch, Objective
+from ciperlib.learn.methods.base import Batch, Objective
 from ciperlib.learn.parallel import processes, rank, wait_for_all, world_size
 from ciperlib.learn.progress import Progress, make_reporter
 from ciperlib.learn.runs import (
@@ -40,7 +40,8 @@ from ciperlib.learn.runs import (
     write_state,
     zoo_root,
 )
-from ciperlib.learn.transformations import Transformed, make_transformation
+from ciperlib.learn.seeds import derived_seed
+from ciperlib.registry import dataset_of, methods
 
 OPTIMISER_STATE = ("momentum_buffer", "step", "exp_avg", "exp_avg_sq")  # of SGD and AdamW, for each weight
 CHECKED_IMAGES = 256  # behind the check of the finished encoder
@@ -111,11 +112,11 @@ def settle(config: Config, device: torch.device, data_root: str | Path | None = 
     Raises:
         TrainingError: the config names the content of other images than are there.
     """
-    if config.precision is None and config.method != "random" and not has_fast_bf16(device):
+    if config.precision is None and methods[config.method].trained and not has_fast_bf16(device):
         config = replace(config, precision="float32")
         if rank() == 0:
             print(f"this device is slow at bf16: trained in float32, as {config.name} (precision='bf16' insists)")
-    if config.dataset.split(":")[0] not in CONTENT_NAMED:
+    if dataset_of(config.dataset).fixed:
         return config, None
     images = _load(config, device, data_root)
     content = images.content()
@@ -140,7 +141,7 @@ def _train(config, folder, device, images, data_root, on_epoch, progress, save_e
     if first:
         begin_run(folder, config)
     trainer = Trainer(config, images if images is not None else _load(config, device, data_root), device)
-    epochs = 0 if config.method == "random" else config.epochs
+    epochs = config.epochs if methods[config.method].trained else 0
     trainer.resume(folder)
     report = make_reporter(progress if first else "none", config, epochs, len(trainer.history))
     saved = time.monotonic()
@@ -199,7 +200,7 @@ class Trainer:
     def _parallel(self, objective: Objective) -> nn.Module:
         if world_size() == 1:
             return objective
-        if self.config.class_information == "removed":
+        if objective.adversarial:
             raise TrainingError("an adversary is trained by one process; leave out torchrun")
         if self.config.batch_size % world_size():
             raise TrainingError(f"batch_size={self.config.batch_size} cannot be shared by {world_size()} processes")
@@ -353,10 +354,8 @@ def make_optimiser(config: Config, objective: Objective) -> torch.optim.Optimize
     return torch.optim.SGD(parameters, config.learning_rate, config.momentum, weight_decay=config.weight_decay)
 
 
-def make_augmentation(
-    config: Config, images: ImageSet, crop_scale: tuple[float, float] = CROP_SCALE
-) -> Augmentation | Transformed:
-    """The config's augmentation for an image set, with the transformation that is to be predicted on top."""
+def make_augmentation(config: Config, images: ImageSet, crop_scale: tuple[float, float] = CROP_SCALE) -> Augmentation:
+    """The config's augmentation for an image set, with what its method adds to it."""
     augmentation = Augmentation(
         config.augmentations,
         sessions=len(images.labels.get("session", ())),
@@ -366,6 +365,4 @@ def make_augmentation(
         jitter_strength=config.jitter_strength,
         order=config.augmentation_order,
     )
-    if config.method != "transformation_prediction":
-        return augmentation
-    return Transformed(augmentation, make_transformation(config.transformation))
+    return methods[config.method].build.augment(augmentation, config)

@@ -172,16 +172,11 @@ class _Rendered(Transformation):
         raise ValueError(f"parts of a range cannot be left out: choose another number of them, {self.name}_steps(m)")
 
     def _at(self, images: ImageSet, level: int) -> ImageSet:
-        from ciperlib.data import turntable
-
-        if not images.name.startswith("turntable"):
-            raise ValueError(f"only the turntable can turn and move its objects, not {images.name}")
+        if images.renderer is None:
+            raise ValueError(f"only what is rendered can turn and move its objects, not {images.name}")
         part = (self.high - self.low) / self.m
         place = self.low + (images.factors[self.name] - self.low) % part + level * part
-        factors = {**images.factors, self.name: place}
-        size = images.images.shape[-1]
-        rendered = turntable.render(*(factors[name] for name in turntable.POSE), image_size=size)
-        return replace(images, images=rendered.images, masks=rendered.masks, factors=factors)
+        return images.rerender(**{self.name: place})
 
     def draw_levels(self, images: ImageSet, source: Tensor, generator: torch.Generator) -> Tensor:
         place, span = images.factors[self.name][source] - self.low, self.high - self.low

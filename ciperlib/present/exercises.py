@@ -17,7 +17,7 @@ from torch import Tensor
 from ciperlib.analyse.embedding import neighbour_overlap
 from ciperlib.analyse.features import Features
 from ciperlib.files import NotOursError, write_own
-from ciperlib.learn.losses import nt_xent
+from ciperlib.learn.methods.losses import nt_xent
 
 SOLUTION_TAG = "solution"
 MAY_FAIL_TAG = "raises-exception"  # JupyterLab's and nbclient's: *Run All* goes on after this cell

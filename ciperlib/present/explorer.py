@@ -28,18 +28,9 @@ from ciperlib.analyse.portrait import (
 from ciperlib.config import IMAGE_STEPS, Config
 from ciperlib.markup import as_plotly
 from ciperlib.present.pictures import as_data_uri, embedding_names, factor_colours, outline
-from ciperlib.present.plotting import COLOURS, GREY, TEMPLATE, WIDTH, label
+from ciperlib.present.plotting import GREY, TEMPLATE, WIDTH, colour_of, label, label_of
+from ciperlib.registry import methods
 
-METHODS = {
-    "ciper": "CIPER (alpha 0: SimCLR)",
-    "predictive": "prediction alone",
-    "simclr_clean_pass": "SimCLR + clean pass",
-    "essl": "E-SSL",
-    "augself": "AugSelf",
-    "equimod": "EquiMod",
-    "sie": "SIE",
-    "clever": "CLeVER",
-}
 VIEWS = {",".join(IMAGE_STEPS): "image", "pose": "pose"} | {
     ",".join(step for step in IMAGE_STEPS if step != left): f"image without {left}" for left in IMAGE_STEPS
 }
@@ -66,9 +57,10 @@ def find_encoder(
         raise PortraitError(f"the zoo has no encoder trained with views {views!r}; it has {_listed(VIEWS.values())}")
     family = [config for config in same if method_of(config) == method]
     if not family:
-        known = dict.fromkeys(METHODS[method_of(config)] for config in same)
+        names = method_names()
+        known = dict.fromkeys(names[method_of(config)] for config in same)
         raise PortraitError(
-            f"with views {views!r} the zoo has only {_listed(known)}, not {METHODS.get(method, method)}"
+            f"with views {views!r} the zoo has only {_listed(known)}, not {names.get(method, label_of(method))}"
         )
     if seed not in (seeds := sorted({config.seed for config in family})):
         raise PortraitError(f"the zoo has no seed {seed}; it has {_listed(seeds)}")
@@ -79,6 +71,13 @@ def find_encoder(
     raise PortraitError(
         f"with views {views!r} the zoo has only alpha {_listed(alphas)}, not {alpha:g}; train your own in notebook 01"
     )
+
+
+def method_names() -> dict[str, str]:
+    """The methods that can be chosen, and how they are called; SimCLR is CIPER's alpha 0, and not in the list."""
+    called = {"ciper": "CIPER (alpha 0: SimCLR)", "predictive": "prediction alone"}
+    known = dict.fromkeys(method_of(config) for config in portrayed())
+    return {name: called.get(name, own.label) for name, own in methods.items() if name in known}
 
 
 def method_of(config: Config) -> str:
@@ -96,7 +95,7 @@ def find_portrait(**choice: Any) -> Portrait:
 
 
 def choices() -> tuple[list[str], list[str], list[str]]:
-    """What there is to choose from beside `METHODS` and `VIEWS`: values of alpha, seeds, and what the images show."""
+    """What there is to choose from beside methods and `VIEWS`: values of alpha, seeds, and what the images show."""
     alphas = sorted({config.alpha for config in portrayed() if method_of(config) == "ciper"})
     seeds = sorted({config.seed for config in portrayed()})
     return [f"{alpha:g}" for alpha in alphas], list(map(str, seeds)), list(sitting().looked_at.labels["category"])
@@ -143,7 +142,7 @@ def _about(portrait: Portrait) -> str:
 def encoder_parts(portrait: Portrait) -> Parts:
     """What differs from encoder to encoder, and with nothing else."""
     scores, found = portrait.scores, portrait.synergy
-    colour = COLOURS.get(portrait.config.method, GREY) if portrait.config else COLOURS["yours"]
+    colour = colour_of(portrait.config.method if portrait.config else "yours")
     low, value, high = ([scores[name + end] for name in PROBES] for end in ("_low", "", "_high"))
     verdict = f"{as_plotly(found['verdict'])}<br>H(A|Z) {found['level_entropy']:.2f} of {np.log(found['levels']):.2f}"
     return {

@@ -63,7 +63,7 @@ def _controls() -> str:
     alphas, seeds, things = explorer.choices()
     return "\n".join(
         [
-            _list("method", explorer.METHODS),
+            _list("method", explorer.method_names()),
             _list("views", explorer.VIEWS),
             _slider("alpha", alphas, alphas.index("1")),
             _slider("seed", seeds, 0),

@@ -16,38 +16,11 @@ from plotly.subplots import make_subplots
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from ciperlib.config import ALPHAS, IMAGE_STEPS, Config
+from ciperlib.config import IMAGE_STEPS, Config
 from ciperlib.markup import as_plotly
+from ciperlib.registry import architectures, methods
 
-# Okabe and Ito's colours, told apart by colour-blind readers; one colour a method through the whole workbook.
-COLOURS = {
-    "pixels": "#999999",
-    "random": "#777777",
-    "simclr": "#0072B2",
-    "simclr_clean_pass": "#56B4E9",
-    "predictive": "#E69F00",
-    "ciper": "#D55E00",
-    "essl": "#882255",
-    "augself": "#44AA99",
-    "equimod": "#332288",
-    "sie": "#999933",
-    "clever": "#AA4499",
-    "transformation_prediction": "#009E73",
-    "yours": "#CC79A7",  # an encoder from elsewhere
-}
-LABELS = {
-    "pixels": "pixels",
-    "random": "random encoder",
-    "simclr": "SimCLR",
-    "simclr_clean_pass": "SimCLR + clean pass",
-    "predictive": "predictive",
-    "ciper": "CIPER",
-    "essl": "E-SSL",
-    "augself": "AugSelf",
-    "equimod": "EquiMod",
-    "sie": "SIE",
-    "clever": "CLeVER",
-}
+OTHERS = {"pixels": "#999999", "yours": "#CC79A7"}  # what is shown beside the methods: an encoder from elsewhere
 LOSSES = {"contrastive": "contrastive loss (nats)", "predictive": "predictive loss"}
 BOOKKEEPING = ("epoch", "total", "learning_rate", "seconds")  # of a history; all else are terms of the loss
 WIDTH = 840  # pixels: what JupyterLab shows beside its file browser in a window of 1,280
@@ -67,6 +40,16 @@ TEMPLATE = go.layout.Template(
 )
 
 
+def colour_of(method: str) -> str:
+    """The one colour of a method through the whole workbook: told apart by colour-blind readers (Okabe and Ito)."""
+    return methods[method].colour if method in methods else OTHERS.get(method, GREY)
+
+
+def label_of(method: str) -> str:
+    """How a method is called in tables and figures; of any other name, itself."""
+    return methods[method].label if method in methods else method
+
+
 def label(config: Config) -> str:
     """How a config is called in tables and figures: its method and the kind of its augmentation."""
     if config.method == "transformation_prediction":
@@ -74,19 +57,19 @@ def label(config: Config) -> str:
     kinds = {IMAGE_STEPS: "image aug.", ("pose",): "pose aug.", ("session",): "session aug."}
     kinds |= {tuple(step for step in IMAGE_STEPS if step != left): f"no {left}" for left in IMAGE_STEPS}
     kind = kinds.get(config.augmentations, "+".join(config.augmentations))
-    weight = f" {config.alpha:g}" if config.alpha != ALPHAS.get(config.method, 0) else ""
-    method = LABELS.get(config.method, config.method) + weight
-    name = method if config.method == "random" else f"{method}, {kind}"
+    own = methods[config.method]
+    method = own.label + (f" {config.alpha:g}" if config.alpha != (own.alpha or 0) else "")
+    name = f"{method}, {kind}" if own.trained else method
     return name if config.coordinates else f"{name}, without coordinates"
 
 
 def _prediction_label(config: Config) -> str:
     name = config.transformation.replace("_", " ")
     image = " + image aug." if config.augmentations else ""
-    network = {"c4_resnet10": ", turning network", "c4_resnet10_invariant": ", turning network, pooled"}
     plain = "" if config.coordinates else ", without coordinates"
+    other = config.architecture != Config.architecture
     informed = {"none": "", "added": ", class added", "removed": ", class removed"}[config.class_information]
-    return name + image + informed + network.get(config.architecture, plain)
+    return name + image + informed + (f", {architectures[config.architecture].label}" if other else plain)
 
 
 def plot_measures(
@@ -104,7 +87,7 @@ def plot_measures(
     for e, encoder in enumerate(encoders):
         rows = table[table["encoder"] == encoder]
         hollow = "hollow" in rows and bool(rows["hollow"].iloc[0])
-        colour = COLOURS.get(rows["method"].iloc[0], GREY)
+        colour = colour_of(rows["method"].iloc[0])
         marker = dict(color=colour, size=10, symbol="diamond-open" if hollow else "diamond", line_width=2)
         shift = (e - (len(encoders) - 1) / 2) * 0.8 / len(encoders)
         means = rows.groupby("measure")["value"].mean()
@@ -196,12 +179,12 @@ def plot_history(
 def _add_history(
     figure: go.Figure, history: pd.DataFrame, name: str, terms: list[str], columns: int, dim: bool
 ) -> None:  # fmt: skip
-    line = dict(color=GREY, width=2, dash="dot") if dim else dict(color=COLOURS.get(name, GREY), width=3)
+    line = dict(color=GREY, width=2, dash="dot") if dim else dict(color=colour_of(name), width=3)
     own = [term for term in terms if term in history]
     for term in own:
         row, column = divmod(terms.index(term), columns)
         figure.add_scatter(
-            x=history["epoch"], y=history[term], name=as_plotly(LABELS.get(name, name.replace("_", " "))),
+            x=history["epoch"], y=history[term], name=as_plotly(label_of(name).replace("_", " ")),
             legendgroup=name, showlegend=term == own[0], mode="lines" if dim else "lines+markers", line=line,
             row=row + 1, col=column + 1,
         )  # fmt: skip
@@ -259,7 +242,7 @@ def plot_synergy(points: pd.DataFrame) -> go.Figure:
     )  # fmt: skip
     figure.add_annotation(x=0.3 * most, y=0.8 * most, text="impossible:<br>more than H(A|Z)", showarrow=False)
     for (group, rows), symbol in zip(points.groupby("group", sort=False), ("circle-open", "diamond", "square", "x")):
-        colours = [COLOURS.get(method, GREY) for method in rows["method"]]
+        colours = [colour_of(method) for method in rows["method"]]
         figure.add_scatter(
             x=rows["entropy"], y=rows["value"], name=as_plotly(group), mode="markers",
             hovertext=[as_plotly(name) for name in rows["name"]],
@@ -304,8 +287,8 @@ def plot_factors(table: pd.DataFrame, *, x_title: str, title: str = "") -> go.Fi
         shift = (i - (len(encoders) - 1) / 2) * 0.22
         figure.add_scatter(
             x=rows["value"], y=[factors.index(factor) + shift for factor in rows["factor"]], mode="markers",
-            name=as_plotly(LABELS.get(encoder, encoder)),
-            marker=dict(color=COLOURS.get(rows["method"].iloc[0], GREY), size=11),
+            name=as_plotly(label_of(encoder)),
+            marker=dict(color=colour_of(rows["method"].iloc[0]), size=11),
             error_x=dict(array=rows["high"] - rows["value"], arrayminus=rows["value"] - rows["low"], thickness=2),
             text=[as_plotly(factor) for factor in rows["factor"]],
             hovertemplate=f"{as_plotly(encoder)}, %{{text}}: %{{x:.3f}}<extra></extra>",
@@ -323,7 +306,7 @@ def _score_title(table: pd.DataFrame, factor: str) -> str:
 def _add_score(figure: go.Figure, rows: pd.DataFrame, encoder: str, column: int) -> None:
     if rows.empty:
         return
-    colour, encoder = COLOURS.get(rows["method"].iloc[0], GREY), as_plotly(encoder)
+    colour, encoder = colour_of(rows["method"].iloc[0]), as_plotly(encoder)
     mean = rows["value"].mean()
     low, high = (rows[["low", "high"]].iloc[0]) if len(rows) == 1 else (rows["value"].min(), rows["value"].max())
     figure.add_scatter(

@@ -19,7 +19,7 @@ from PIL import Image
 
 from ciperlib.config import Config
 from ciperlib.data import load_images
-from ciperlib.learn.foreign import load_foreign
+from ciperlib.learn.external import load_foreign
 from proofs.trial import Outcome, draw, run_call, run_command, tell
 
 SIDE = 16

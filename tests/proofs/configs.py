@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
-from ciperlib.config import ARCHITECTURES, CLASS_INFORMATION, METHODS, STEPS, TRANSFORMATIONS, Config, ConfigError
+from ciperlib.config import CLASS_INFORMATION, STEPS, TRANSFORMATIONS, Config, ConfigError
 from ciperlib.data.imageset import ImageSet, load_images
 from ciperlib.learn.training import Trainer, TrainingError
+from ciperlib.registry import architectures, methods
 from proofs.trial import tell
 
 CASES = 1000
@@ -43,7 +44,7 @@ def prove(share: float, seed: int) -> dict[str, Any]:
 def _draw(generator: random.Random) -> dict[str, Any]:
     pick = generator.choice
     choices: dict[str, Any] = {
-        "method": pick(METHODS), "architecture": pick(ARCHITECTURES), "dataset": pick(DATASETS),
+        "method": pick(list(methods)), "architecture": pick(list(architectures)), "dataset": pick(DATASETS),
         "augmentations": [step for step in STEPS if generator.random() < 0.5], "seed": generator.randrange(2**62),
         "width": pick((1, 2, 4, 8, 12, 16)), "norm": pick(("batch", "group")), "coordinates": pick((True, False)),
         "projector_width": pick((2, 7, 32)), "predictor_width": pick((1, 5, 32)), "epochs": 1,

@@ -27,7 +27,7 @@ torch.set_num_threads(1)  # a pool of threads does not survive a fork: a try tha
 SECONDS = 120  # after which a try hangs
 REFUSED = 2
 WARM = (  # imported once, before anything forks
-    "ciperlib.learn.training", "ciperlib.learn.foreign", "ciperlib.analyse.tables", "ciperlib.present.sweep",
+    "ciperlib.learn.training", "ciperlib.learn.external", "ciperlib.analyse.tables", "ciperlib.present.sweep",
     "ciperlib.present.collect", "ciperlib.present.page", "papermill", "torchvision.models", "timm",
 )  # fmt: skip
 

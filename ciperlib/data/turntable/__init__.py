@@ -19,10 +19,12 @@ from safetensors.torch import save
 from torch import Tensor
 from tqdm import tqdm
 
+from ciperlib.config import DATASET_STEPS
 from ciperlib.data.imageset import ImageSet, data_root
 from ciperlib.data.turntable.catalogue import CATEGORIES, OBJECTS, SESSIONS
 from ciperlib.data.turntable.raycaster import Rendering, render
 from ciperlib.files import write_atomically
+from ciperlib.registry import datasets
 
 __all__ = ["CATEGORIES", "OBJECTS", "POSE", "SESSIONS", "Rendering", "load", "orbits", "render"]
 
@@ -36,6 +38,14 @@ TEST_IDS = 1_000_000
 SEEDS = {"turntable": {"train": 101, "test": 102}, "turntable_sessions": {"train": 201, "test": 202}}
 
 
+@datasets.register(
+    "turntable", label="turntable", steps=DATASET_STEPS, enough={"pose": 100, "session": 159}, fixed=True,
+    rendered=True, place=10,
+)  # fmt: skip
+@datasets.register(
+    "turntable_sessions", label="turntable, new places", steps=DATASET_STEPS, enough={"pose": 100, "session": 409},
+    fixed=True, rendered=True, place=20,
+)  # fmt: skip
 def load(
     name: str,
     split: str,
@@ -62,7 +72,7 @@ def load(
     images, masks = _cached(name, split, size, image_size, data_root(root) / "cache")
     ids = torch.arange(size) + (TEST_IDS if split == "test" else 0)
     labels = {"category": CATEGORIES, "object": OBJECTS, "session": tuple(SESSIONS)}
-    return ImageSet(f"{name}-{image_size}", split, images, factors, ids, ids.clone(), labels, masks)
+    return ImageSet(f"{name}-{image_size}", split, images, factors, ids, ids.clone(), labels, masks, _rerender)
 
 
 def orbits(
@@ -78,10 +88,15 @@ def orbits(
     same = torch.ones(len(object))
     factors = {"category": object // 5, "object": object, "session": torch.full_like(object, session)}
     factors |= {"azimuth": azimuth, "elevation": elevation * same, "distance": distance * same}
-    rendered = render(*(factors[name] for name in POSE), image_size=image_size)
+    images, masks = _rerender(factors, image_size)
     labels = {"category": CATEGORIES, "object": OBJECTS, "session": tuple(SESSIONS)}
     ids, name = torch.arange(len(object)), f"turntable_orbits-{image_size}"
-    return ImageSet(name, "test", rendered.images, factors, ids, object.clone(), labels, rendered.masks)
+    return ImageSet(name, "test", images, factors, ids, object.clone(), labels, masks, _rerender)
+
+
+def _rerender(factors: dict[str, Tensor], image_size: int, **options: int) -> tuple[Tensor, Tensor]:
+    rendered = render(*(factors[name] for name in POSE), image_size=image_size, **options)
+    return rendered.images, rendered.masks
 
 
 def _factors(name: str, split: str, size: int) -> dict[str, Tensor]:

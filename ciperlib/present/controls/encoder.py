@@ -36,7 +36,7 @@ class AlphaExplorer(Control):
         self.typed = widgets.FloatText(alpha, description="or type alpha", style=STYLE, layout=NARROW)
         self.seed = make_slider("seed", seeds, seeds.index(str(seed)), static)
         self.views = make_list("views", views, ",".join(config.augmentations))
-        self.method = make_list("method", [(name, key) for key, name in explorer.METHODS.items()], method)
+        self.method = make_list("method", [(name, key) for key, name in explorer.method_names().items()], method)
         things = [(name, i) for i, name in enumerate(things)]
         self.image = make_list("look at", things, image)
         self.colouring = make_list("colour by", list(explorer.COLOURINGS), colouring)

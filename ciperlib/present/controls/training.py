@@ -12,7 +12,7 @@ from typing import Any
 import ipywidgets as widgets
 import pandas as pd
 
-from ciperlib.config import ALPHAS, STEPS, Config
+from ciperlib.config import STEPS, Config
 from ciperlib.learn.devices import find_device
 from ciperlib.learn.progress import Progress
 from ciperlib.learn.runs import Run, read_state, runs_root
@@ -20,6 +20,7 @@ from ciperlib.learn.training import TrainingError, fit, settle
 from ciperlib.present.controls.elements import NARROW, STYLE, WRAPPED, Control, LiveFigure, make_box, make_list
 from ciperlib.present.controls.encoder import AlphaExplorer
 from ciperlib.present.plotting import label, plot_history
+from ciperlib.registry import methods
 
 Rows = list[dict[str, float]]
 
@@ -112,7 +113,7 @@ class TrainYourOwn(Control):
         config = Config(**choices)
         self.choices, self.explorer = choices, explorer
         self.alpha = widgets.FloatText(config.alpha, description="alpha", style=STYLE, layout=NARROW)
-        self.alpha.disabled = choices.get("method", "ciper") not in ALPHAS
+        self.alpha.disabled = methods[choices.get("method", "ciper")].alpha is None
         self.epochs = widgets.IntText(config.epochs, description="epochs", style=STYLE, layout=NARROW)
         self.dataset = make_list("images", _datasets(config), config.dataset)
         self.steps = {step: make_box(step, step in config.augmentations) for step in STEPS}
@@ -153,7 +154,7 @@ class TrainYourOwn(Control):
             TrainingError: another training runs in this notebook, or there is nothing to be trained.
         """
         config = self.config()
-        if config.method == "random":
+        if not methods[config.method].trained:
             raise TrainingError("a random encoder is not trained; choose another method")
         if Training.running is not None:
             raise TrainingError("another training runs in this notebook; stop it, or wait for its end")

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ciperlib.learn.augment import ParameterSpec
-from ciperlib.learn.losses import standardise
+from ciperlib.learn.methods.losses import standardise
 
 STEP_COLUMNS = {
     "pose": ("sin_azimuth", "cos_azimuth", "elevation", "distance"),

@@ -9,7 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ciperlib.learn.encoders import Encoder
+from ciperlib.config import Config
+from ciperlib.learn.encoders.base import Encoder
+from ciperlib.registry import architectures
 
 DEPTHS = (2, 2, 2, 2)  # blocks of the four stages; VMamba-T has eight in the third
 STATES, SHARE = 1, 16  # of h_t a channel; channels for each dimension that says how far a step goes (both VMamba's)
@@ -132,3 +134,9 @@ class VMamba(Encoder):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.network(self.prepare(images)).mean((2, 3))
+
+
+@architectures.register("vmamba", label="VMamba", place=60)
+def make_vmamba(config: Config) -> VMamba:
+    """Four stages of four-way scans."""
+    return VMamba(config.width, config.coordinates)

@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ciperlib.data.imageset import TrainedOn
-from ciperlib.learn.encoders import Encoder, seeded
+from ciperlib.learn.encoders.base import Encoder
 from ciperlib.learn.runs import STATUS, load_run
+from ciperlib.learn.seeds import seeded
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and standard deviation of the pixels
 SOURCES = ("timm", "torchvision")

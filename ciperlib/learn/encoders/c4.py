@@ -11,7 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ciperlib.learn.encoders import BLOCKS, GROUPS, Encoder
+from ciperlib.config import Config, ConfigError
+from ciperlib.learn.encoders.base import GROUPS, Encoder
+from ciperlib.learn.encoders.resnet import BLOCKS
+from ciperlib.registry import architectures, methods
 
 TURNS = 4
 
@@ -102,7 +105,29 @@ def _norm(norm: str, fields: int) -> nn.Module:
     return nn.BatchNorm3d(fields) if norm == "batch" else nn.GroupNorm(GROUPS, fields)
 
 
-def make_c4_resnet(architecture: str, width: int, norm: str) -> C4ResNet:
-    """The C4 ResNet by the config's name of it."""
-    name = architecture.removeprefix("c4_").removesuffix("_invariant")
-    return C4ResNet(BLOCKS[name], width, norm, invariant=architecture.endswith("_invariant"))
+def check_turns(config: Config) -> None:
+    """Raises ConfigError for what does not turn with the image, or cannot be halved three times."""
+    if config.coordinates:
+        raise ConfigError(
+            f"coordinates=True does not go with architecture={config.architecture!r}: coordinates do not turn with "
+            "the image, and the network would no longer be equivariant; choose coordinates=False"
+        )
+    side, fields = 8 * (2 if methods[config.method].halves else 1), 8 if config.norm == "group" else 2
+    if config.width % fields or config.image_size % side:
+        raise ConfigError(
+            f"width={config.width}, image_size={config.image_size} do not go with "
+            f"architecture={config.architecture!r}, norm={config.norm!r} and method={config.method!r}: it halves "
+            f"images three times, and has fields for half the width; choose multiples of {fields} and {side}"
+        )
+
+
+@architectures.register("c4_resnet10", label="turning network", check=check_turns, place=30)
+def make_c4_resnet10(config: Config) -> C4ResNet:
+    """The ResNet-10 whose h turns with the image."""
+    return C4ResNet(BLOCKS["resnet10"], config.width, config.norm)
+
+
+@architectures.register("c4_resnet10_invariant", label="turning network, pooled", check=check_turns, place=40)
+def make_c4_resnet10_invariant(config: Config) -> C4ResNet:
+    """The same, with an h that a quarter turn does not change."""
+    return C4ResNet(BLOCKS["resnet10"], config.width, config.norm, invariant=True)

@@ -9,11 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ciperlib.learn import losses
-from ciperlib.learn.encoders import seeded
-from ciperlib.learn.kin import half_size
-from ciperlib.learn.objectives import Batch, Losses, Objective, represent
+from ciperlib.config import Config, ConfigError
+from ciperlib.learn.methods import losses
+from ciperlib.learn.methods.base import Batch, Losses, Objective, half_size, represent
 from ciperlib.learn.parallel import gather, world_size
+from ciperlib.learn.seeds import seeded
+from ciperlib.registry import methods
 
 GLOBAL, LOCAL = (0.4, 1.0), (0.05, 0.4)  # area of the crops, as in DINO
 LOCAL_VIEWS = 4  # at half the side: as much computing as one whole view
@@ -39,6 +40,19 @@ class DINOHead(nn.Module):
             return F.linear(x, F.normalize(self.prototypes, dim=1))
 
 
+def check_crops(config: Config) -> None:
+    """Raises ConfigError where the views are no crops."""
+    if "crop" not in config.augmentations:
+        raise ConfigError(
+            f"augmentations={config.augmentations} does not go with method='clever', whose views are crops of "
+            "several sizes: add crop"
+        )
+
+
+@methods.register(
+    "clever", label="CLeVER", colour="#AA4499", alpha=1.0, invariant_share=0.8, check=check_crops, halves=True,
+    reads=("projector_width", "invariant_share", "orthogonality"), place=90,
+)  # fmt: skip
 class CLeVER(Objective):
     """CLeVER (arXiv 2406.00262): h = [invariant | equivariant], the first int(0.8 d) dimensions and the rest.
 

@@ -1,0 +1,27 @@
+"""CIPER: contrast and prediction."""
+
+from __future__ import annotations
+
+from ciperlib.learn.methods.base import Batch, Losses, Objective
+from ciperlib.learn.methods.heads import ContrastiveHead, PredictiveHead
+from ciperlib.registry import CONTRAST, PREDICTION, methods
+
+
+@methods.register(
+    "ciper", label="CIPER", colour="#D55E00", reads=CONTRAST + PREDICTION, alpha=1.0, at_zero="simclr", place=10
+)
+class CIPER(Objective):
+    """Both at once: contrastive + alpha * predictive (paper, Eq. 2)."""
+
+    compute = 3
+
+    def build_heads(self, inputs, config, specs):
+        self.contrastive = ContrastiveHead(inputs, config)
+        self.predictive = PredictiveHead(inputs, config, specs)
+
+    def forward(self, batch: Batch) -> Losses:
+        h0, h = self.represent_all(batch)
+        contrastive = self.contrastive(h)
+        predictive = self.predictive(h0, h, [view.parameters for view in batch.views])
+        total = contrastive + self.config.alpha * predictive
+        return Losses(total, {"contrastive": contrastive, "predictive": predictive})

@@ -1,0 +1,248 @@
+"""Who there is: whatever can be chosen by name says what it is where it is defined, and nothing else lists it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any, Generic, TypeVar
+
+CONTRAST = ("projector_width", "temperature", "contrastive")  # what the contrastive head reads of a config
+PREDICTION = ("predictor_width", "standardisation", "anchor_forward", "anchor_gradient", "prediction_sign")
+
+
+class RegistryError(ValueError):
+    """A thing that cannot be registered as it says, or a name that is taken; the message names both."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """A choice of one entry's own, given in `Config.options` as name=value; in a run's name where it is no default.
+
+    Attributes:
+        default: a float, an int, a bool or a text, and so is every value.
+        description: in a few words.
+        low, high: of a number.
+        among: of a text, all there is to choose from.
+
+    Raises:
+        RegistryError: a default that is out of its own range.
+    """
+
+    default: float | int | bool | str
+    description: str
+    low: float | None = None
+    high: float | None = None
+    among: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if wrong := self.wrong_with(self.default):
+            raise RegistryError(f"the default {self.default!r} ({self.description}) {wrong}")
+
+    def parse(self, text: str) -> float | int | bool | str:
+        """The value that a text says; ValueError, with what is wrong, if it says none."""
+        value: float | int | bool | str = text
+        if isinstance(self.default, bool):
+            value = {"true": True, "false": False}.get(text.lower(), text)
+        elif isinstance(self.default, (int, float)):
+            with suppress(ValueError):
+                value = type(self.default)(text)
+        if type(value) is not type(self.default):
+            raise ValueError(f"is no {type(self.default).__name__}")
+        if wrong := self.wrong_with(value):
+            raise ValueError(wrong)
+        return value
+
+    def wrong_with(self, value: Any) -> str | None:
+        """What is wrong with a value of the right type; None if nothing is."""
+        if self.among and value not in self.among:
+            return f"is none of {', '.join(self.among)}"
+        low, high = (-math.inf if self.low is None else self.low), (math.inf if self.high is None else self.high)
+        if isinstance(value, (int, float)) and not (low <= value <= high and math.isfinite(value)):
+            return f"is not from {low:g} to {high:g}"
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """What is common to all that can be chosen by name.
+
+    Attributes:
+        name: by which it is chosen.
+        build: the class or function.
+        label: in tables and figures.
+        reads: the choices of a config that it owns: only where it is in use are they in a run's name. A choice that
+            nobody owns counts in every name.
+        place: where it stands in lists; after that by name.
+        options: choices of its own by name, read as `config.option(name)`.
+        recipe: raised when its behaviour changes for the same choices; in a run's name where it is above 1.
+    """
+
+    name: str
+    build: Callable[..., Any]
+    label: str
+    reads: tuple[str, ...] = ()
+    place: int = 100
+    options: Mapping[str, Option] = field(default_factory=dict)
+    recipe: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture(Entry):
+    """A network: a function of a config that gives its `Encoder` with fresh weights.
+
+    Attributes:
+        check: raises ConfigError for a config that cannot work with it.
+        package: that it needs and the library itself does not.
+    """
+
+    check: Callable[[Any], None] | None = None
+    package: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset(Entry):
+    """Images: a function `load(name, split, *, size, image_size, root)` that gives an `ImageSet`.
+
+    Attributes:
+        steps: those of "pose" and "session" for which every object has views in known poses, or places.
+        enough: step -> the training images from which on each object has another one to be its view; 1 where not said.
+        fixed: whether a checksum fixes its images; else what is read names the run, too.
+        named: whether a name of the user's own follows, as in folder:NAME.
+        category: whether its images have one.
+        rendered: whether any object can be shown again in any pose.
+        smallest_side: in pixels.
+    """
+
+    steps: tuple[str, ...] = ()
+    enough: Mapping[str, int] = field(default_factory=dict)
+    fixed: bool = False
+    named: bool = False
+    category: bool = True
+    rendered: bool = False
+    smallest_side: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method(Entry):
+    """A way to train an encoder: an `Objective`, called with (config, specs, categories).
+
+    Attributes:
+        colour: in figures, "#RRGGBB".
+        alpha: its own weight of what is predicted; None where nothing is weighed.
+        at_zero: the method that it is with alpha 0; None where that would be nobody's.
+        invariant_share: of h, where it divides h into an invariant and an equivariant part; else 0.
+        check: raises ConfigError for a config that cannot work with it.
+        trained: False for an encoder that stays as it is drawn.
+        needs_views: whether it can do nothing without augmentation.
+        halves: whether it also looks at images of half the side.
+        title: the beginning of a run's name, in parts; None: the method's name, and its alpha.
+    """
+
+    colour: str
+    alpha: float | None = None
+    at_zero: str | None = None
+    invariant_share: float = 0.0
+    check: Callable[[Any], None] | None = None
+    trained: bool = True
+    needs_views: bool = True
+    halves: bool = False
+    title: Callable[[Any], list[str]] | None = None
+
+
+E = TypeVar("E", bound=Entry)
+
+
+class Registry(Mapping[str, E], Generic[E]):
+    """Entries of one kind by name, in the order of their places.
+
+    The files of the package are read when somebody first looks; each registers what it defines.
+
+    Args:
+        kind: what its entries are, in messages.
+        entry: their class.
+        package: whose modules hold those that ship.
+    """
+
+    def __init__(self, kind: str, entry: type[E], package: str) -> None:
+        self.kind, self._entry, self._package = kind, entry, package
+        self._entries: dict[str, E] = {}
+
+    def register(self, name: str, **facts: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        """A decorator: what it stands above is known by this name, with these facts.
+
+        Raises:
+            RegistryError: a fact that such an entry has not, or lacks; or a name that is another's. A notebook's cell
+                that is run again replaces what it registered.
+        """
+
+        def decorate(build: Callable[..., Any]) -> Callable[..., Any]:
+            try:
+                entry = self._entry(name=name, build=build, **facts)
+            except TypeError as error:
+                wrong = str(error).partition(") ")[2] or str(error)
+                raise RegistryError(f"{self.kind} {name!r}: {wrong}") from None
+            self._check_choices(entry)
+            self._check_options(entry)
+            known = self._entries.get(name)
+            if known is not None and _source(known.build) != _source(build):
+                raise RegistryError(f"there is a {self.kind} {name!r} already, of {_source(known.build)[0]}")
+            self._entries[name] = entry
+            return build
+
+        return decorate
+
+    def _check_choices(self, entry: E) -> None:
+        from ciperlib.config import Config, nearest  # which asks this module for its options
+
+        for choice in entry.reads:
+            if choice not in Config.__dataclass_fields__:
+                close = nearest(choice, Config.__dataclass_fields__)
+                raise RegistryError(
+                    f"{self.kind} {entry.name!r} reads {choice!r}, which is no choice of a config{close}"
+                )
+
+    def _check_options(self, entry: E) -> None:
+        for registry in (datasets, architectures, methods):
+            for other in registry._entries.values():
+                taken = other.options.keys() & entry.options.keys()
+                if taken and _source(other.build) != _source(entry.build):
+                    raise RegistryError(
+                        f"{self.kind} {entry.name!r} has an option {min(taken)!r}, the "
+                        f"{registry.kind} {other.name!r}'s: choose another name"
+                    )
+
+    def __getitem__(self, name: str) -> E:
+        return self._loaded()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._loaded(), key=lambda name: (self._entries[name].place, name)))
+
+    def __len__(self) -> int:
+        return len(self._loaded())
+
+    def _loaded(self) -> dict[str, E]:
+        import_module(self._package)
+        return self._entries
+
+
+def _source(build: Callable[..., Any]) -> tuple[str, str]:
+    return getattr(build, "__module__", "?"), getattr(build, "__qualname__", "?")
+
+
+datasets: Registry[Dataset] = Registry("dataset", Dataset, "ciperlib.data")
+architectures: Registry[Architecture] = Registry("architecture", Architecture, "ciperlib.learn.encoders")
+methods: Registry[Method] = Registry("method", Method, "ciperlib.learn.methods")
+
+
+def options() -> dict[str, Option]:
+    """Every option that there is, by name."""
+    entries = (entry for registry in (datasets, architectures, methods) for entry in registry.values())
+    return {name: option for entry in entries for name, option in entry.options.items()}
+
+
+def dataset_of(name: str) -> Dataset:
+    """The dataset of a config's or an image set's choice: "turntable", "folder:NAME"."""
+    return datasets[name.partition(":")[0]]
