@@ -8,13 +8,14 @@ import json
 import math
 import re
 from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from ciperlib.files import home
-from ciperlib.registry import architectures, dataset_of, datasets, methods, options
+from ciperlib.registry import Entry, architectures, dataset_of, datasets, methods, options
 
 TRANSFORMATIONS = (
     "rotation", "horizontal_flip", "vertical_flip", "inversion", "grayscale", "jigsaw", "blur", "identity", "azimuth",
@@ -35,11 +36,16 @@ class ConfigError(ValueError):
     """A choice that cannot work; the message names the parameter, the value and what is allowed."""
 
 
-def _choice(default: Any, description: str, *, low: float | None = None, high: float | None = None, options=None):
+def _choice(default: Any, description: str, *, owned: bool = False, low=None, high=None, options=None):
+    """A field. One that is `owned` counts in a run's name only where the method, network, images or steps in use read
+    it; every other one counts always."""
     return field(
         default=default,
-        metadata={_DESCRIPTION: description, "low": low, "high": high, "options": options},
+        metadata={_DESCRIPTION: description, "owned": owned, "low": low, "high": high, "options": options},
     )
+
+
+_owned = partial(_choice, owned=True)
 
 
 @dataclass(frozen=True)
@@ -66,8 +72,8 @@ class Config:
     )
     norm: str = _choice("batch", "BatchNorm, or GroupNorm where a batch is divided", options=("batch", "group"))
     coordinates: bool = _choice(True, "append two coordinate channels (paper, section 4.1)")
-    projector_width: int = _choice(512, "hidden and output units of the projector (paper: 2048)", low=2, high=2**16)
-    predictor_width: int = _choice(512, "hidden units of the predictor (paper: 512)", low=1, high=2**16)
+    projector_width: int = _owned(512, "hidden and output units of the projector (paper: 2048)", low=2, high=2**16)
+    predictor_width: int = _owned(512, "hidden units of the predictor (paper: 512)", low=1, high=2**16)
 
     epochs: int = _choice(30, "passes over the training images", low=1)
     batch_size: int = _choice(128, "images in a batch, over all processes together", low=2)
@@ -79,21 +85,21 @@ class Config:
         None, "bf16: autocast; float32; none: bf16 where the device is fast at it", options=("bf16", "float32")
     )
 
-    temperature: float = _choice(0.5, "of the contrastive loss; the paper is silent, 0.5 is E-SSL's", low=0.0)
-    contrastive: str = _choice("nt_xent", "SimCLR's loss, or E-SSL's between views", options=("nt_xent", "cross_view"))
-    standardisation: str = _choice("batch", "of predicted parameters", options=("batch", "fixed"))
-    anchor_forward: str = _choice("separate", "anchor's own pass, or one with the views", options=("separate", "joint"))
-    anchor_gradient: bool = _choice(True, "let the predictive loss reach the anchor's h")
-    flip_probability: float = _choice(0.5, "of a mirror image (paper's Table 1: 0.8)", low=0.0, high=1.0)
-    jitter_strength: float = _choice(0.4, "brightness, contrast, saturation; hue a quarter", low=0.0, high=2.0)
-    prediction_sign: str = _choice("plus", "of the predictive loss (Eq. 1 prints minus)", options=("plus", "minus"))
-    augmentation_order: str = _choice("paper", "of image steps, or colours first", options=("paper", "reversed"))
-    invariant_share: float | None = _choice(None, "of h, the invariant part of SIE and CLeVER", low=0.0, high=1.0)
-    orthogonality: str = _choice(
+    temperature: float = _owned(0.5, "of the contrastive loss; the paper is silent, 0.5 is E-SSL's", low=0.0)
+    contrastive: str = _owned("nt_xent", "SimCLR's loss, or E-SSL's between views", options=("nt_xent", "cross_view"))
+    standardisation: str = _owned("batch", "of predicted parameters", options=("batch", "fixed"))
+    anchor_forward: str = _owned("separate", "anchor's own pass, or one with the views", options=("separate", "joint"))
+    anchor_gradient: bool = _owned(True, "let the predictive loss reach the anchor's h")
+    flip_probability: float = _owned(0.5, "of a mirror image (paper's Table 1: 0.8)", low=0.0, high=1.0)
+    jitter_strength: float = _owned(0.4, "brightness, contrast, saturation; hue a quarter", low=0.0, high=2.0)
+    prediction_sign: str = _owned("plus", "of the predictive loss (Eq. 1 prints minus)", options=("plus", "minus"))
+    augmentation_order: str = _owned("paper", "of image steps, or colours first", options=("paper", "reversed"))
+    invariant_share: float | None = _owned(None, "of h, the invariant part of SIE and CLeVER", low=0.0, high=1.0)
+    orthogonality: str = _owned(
         "batch", "CLeVER's |cosine| of answers: mean first, or each", options=("batch", "sample")
     )
-    transformation: str = _choice("rotation", "what transformation_prediction predicts", options=TRANSFORMATIONS)
-    class_information: str = _choice("none", "the class: left alone, also predicted, fought", options=CLASS_INFORMATION)
+    transformation: str = _owned("rotation", "what transformation_prediction predicts", options=TRANSFORMATIONS)
+    class_information: str = _owned("none", "the class: left alone, also predicted, fought", options=CLASS_INFORMATION)
 
     options: str = _choice("", "of the method, network or images that own them: name=value, name=value")
     content: str = _choice("", "digest of the images of a folder, or of other files that may change; set by fit")
@@ -156,22 +162,30 @@ class Config:
         A choice that the training never reads is left out: SimCLR has no predictor, pose views no flip probability, and
         `random` depends on nothing but encoder, images and seed.
         """
-        read, own = self.read_choices(), methods[self.method]
+        read, owners = self.read_choices(), self.owners
         chosen = {
             f.name: _plain(getattr(self, f.name))
             for f in fields(self)
             if f.name in read and getattr(self, f.name) != f.default
         }
-        if own.alpha is not None and self.alpha != own.alpha:
+        if self.alpha != (owners["method"].alpha or 0.0):
             chosen["alpha"] = self.alpha
         if self.precision == "bf16":
             chosen.pop("precision", None)
-        owners = (own, architectures[self.architecture], dataset_of(self.dataset))
-        chosen |= {f"recipe of {owner.name}": owner.recipe for owner in owners if owner.recipe > 1}
-        mine = {name for owner in owners for name in owner.options}
+        chosen |= {f"{kind}'s recipe": owner.recipe for kind, owner in owners.items() if owner.recipe > 1}
+        mine = {name for owner in owners.values() for name in owner.options}
         if used := {name: value for name, value in _pairs(self.options).items() if name in mine}:
             chosen["options"] = used
         return {**chosen, "recipe": self.recipe}
+
+    @property
+    def owners(self) -> dict[str, Entry]:
+        """What is in use of what can be chosen by name: method, architecture and dataset."""
+        return {
+            "method": methods[self.method],
+            "architecture": architectures[self.architecture],
+            "dataset": dataset_of(self.dataset),
+        }
 
     def option(self, name: str) -> Any:
         """The value of an option: its owner's default, unless `options` says another.
@@ -185,14 +199,13 @@ class Config:
     def read_choices(self) -> set[str]:
         """The choices that this training depends on, beside alpha and the recipe: what nobody owns, and what is owned
         by its method, its steps and, where it is trained, the training."""
-        own = methods[self.method]
-        owned = {*_TRAINING, "augmentation_order"}.union(*(m.reads for m in methods.values()), *_STEP_READS.values())
-        mine = set(own.reads)
+        own = self.owners["method"]
+        read = {name for owner in self.owners.values() for name in owner.reads}
+        read |= {f.name for f in fields(self) if not f.metadata["owned"]} - {*(() if own.trained else _TRAINING)}
         if own.trained:
-            mine |= {*_TRAINING}.union(*(_STEP_READS.get(step, ()) for step in self.augmentations))
-            mine |= {"augmentation_order"} if len(set(self.augmentations) & set(IMAGE_STEPS)) > 1 else set()
-        idle = {"alpha", "recipe", "options", *(["momentum"] if self.optimiser == "adamw" else [])}
-        return ({f.name for f in fields(self)} - owned | mine) - idle
+            read = read.union(*(_STEP_READS.get(step, ()) for step in self.augmentations))
+            read |= {"augmentation_order"} if len(set(self.augmentations) & set(IMAGE_STEPS)) > 1 else set()
+        return read - {"alpha", "recipe", "options", *(["momentum"] if self.optimiser == "adamw" else [])}
 
     @property
     def name(self) -> str:

@@ -36,8 +36,6 @@ def check_conflicts(config: Config) -> None:
             "such as dataset='turntable'"
         )
     _check_partners(config)
-    if config.method == "transformation_prediction":
-        _check_transformation(config, "pose" in images.steps)
     _check_method(config)
     network = architectures[config.architecture]
     if network.check is not None:
@@ -63,27 +61,4 @@ def _check_method(config: Config) -> None:
         raise ConfigError(
             f"invariant_share={config.invariant_share} leaves a part of h empty ({config.split} of {8 * config.width} "
             "dimensions are invariant): choose a share between 0 and 1"
-        )
-
-
-def _check_transformation(config: Config, poses: bool) -> None:
-    if config.class_information != "none" and not dataset_of(config.dataset).category:
-        raise ConfigError(
-            f"class_information={config.class_information!r} does not go with dataset={config.dataset!r}, whose images "
-            "have no category; choose class_information='none', or another dataset"
-        )
-    if config.transformation in ("elevation", "distance") and not dataset_of(config.dataset).rendered:
-        raise ConfigError(
-            f"transformation={config.transformation!r} does not go with dataset={config.dataset!r}: its parts are "
-            "those of the turntable's range; choose dataset='turntable', or another transformation"
-        )
-    if config.transformation == "azimuth" and not poses:
-        raise ConfigError(
-            f"transformation='azimuth' does not go with dataset={config.dataset!r}, whose views are not known; "
-            "choose dataset='turntable', or another transformation"
-        )
-    if config.transformation == "horizontal_flip" and "flip" in config.augmentations:
-        raise ConfigError(
-            "transformation='horizontal_flip' does not go with the augmentation flip, which hides it: "
-            "nobody could tell who mirrored the image; leave flip out"
         )

@@ -48,7 +48,7 @@ class Option:
             value = {"true": True, "false": False}.get(text.lower(), text)
         elif isinstance(self.default, (int, float)):
             with suppress(ValueError):
-                value = type(self.default)(text)
+                value = type(self.default)(text) + 0  # 0 and -0 are one choice
         if type(value) is not type(self.default):
             raise ValueError(f"is no {type(self.default).__name__}")
         if wrong := self.wrong_with(value):
@@ -73,8 +73,8 @@ class Entry:
         name: by which it is chosen.
         build: the class or function.
         label: in tables and figures.
-        reads: the choices of a config that it owns: only where it is in use are they in a run's name. A choice that
-            nobody owns counts in every name.
+        reads: of the choices of a config that are `owned` those that it reads: only then are they in a run's name. All
+            others count in every name, whoever reads them.
         place: where it stands in lists; after that by name.
         options: choices of its own by name, read as `config.option(name)`.
         recipe: raised when its behaviour changes for the same choices; in a run's name where it is above 1.
@@ -95,11 +95,9 @@ class Architecture(Entry):
 
     Attributes:
         check: raises ConfigError for a config that cannot work with it.
-        package: that it needs and the library itself does not.
     """
 
     check: Callable[[Any], None] | None = None
-    package: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,15 +195,19 @@ class Registry(Mapping[str, E], Generic[E]):
     def _check_choices(self, entry: E) -> None:
         from ciperlib.config import Config, nearest  # which asks this module for its options
 
+        owned = {name for name, choice in Config.__dataclass_fields__.items() if choice.metadata["owned"]}
         for choice in entry.reads:
-            if choice not in Config.__dataclass_fields__:
-                close = nearest(choice, Config.__dataclass_fields__)
+            if choice in Config.__dataclass_fields__ and choice not in owned:
                 raise RegistryError(
-                    f"{self.kind} {entry.name!r} reads {choice!r}, which is no choice of a config{close}"
+                    f"{self.kind} {entry.name!r} reads {choice!r}, which counts in every name: leave it out of `reads`"
+                )
+            if choice not in owned:
+                raise RegistryError(
+                    f"{self.kind} {entry.name!r} reads {choice!r}, no choice of a config{nearest(choice, owned)}"
                 )
 
     def _check_options(self, entry: E) -> None:
-        for registry in (datasets, architectures, methods):
+        for registry in REGISTRIES:
             for other in registry._entries.values():
                 taken = other.options.keys() & entry.options.keys()
                 if taken and _source(other.build) != _source(entry.build):
@@ -235,11 +237,12 @@ def _source(build: Callable[..., Any]) -> tuple[str, str]:
 datasets: Registry[Dataset] = Registry("dataset", Dataset, "ciperlib.data")
 architectures: Registry[Architecture] = Registry("architecture", Architecture, "ciperlib.learn.encoders")
 methods: Registry[Method] = Registry("method", Method, "ciperlib.learn.methods")
+REGISTRIES = (datasets, architectures, methods)
 
 
 def options() -> dict[str, Option]:
     """Every option that there is, by name."""
-    entries = (entry for registry in (datasets, architectures, methods) for entry in registry.values())
+    entries = (entry for registry in REGISTRIES for entry in registry.values())
     return {name: option for entry in entries for name, option in entry.options.items()}
 
 

@@ -1,12 +1,14 @@
 """The long proofs, behind `make prove`: planted faults, bad input, any config, kills, load in a browser, another CPU.
 
 `make test` is what lands; this is what is asked before a release. A seeded fifth of each is drawn (`--share 1` does
-all, `--seed` draws another fifth); the outcome is one JSON, written after each part.
+all, `--seed` draws another fifth). The outcome is one JSON, written after each part; parts that are not asked again
+stay in it as they were, each with its own date, share and seed.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Callable
@@ -41,17 +43,19 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--output", type=Path, help="the JSON to write, or to add to")
     options = parser.parse_args()
-    outcome = {"date": str(date.today()), "share": options.share, "seed": options.seed, "parts": {}}
+    known = json.loads(options.output.read_text())["parts"] if options.output and options.output.exists() else {}
+    outcome = {"parts": {name: known[name] for name in PARTS if name in known}}
+    how = {"date": str(date.today()), "share": options.share, "seed": options.seed}
     for name in options.only:
         start = time.monotonic()
         print(f"--- {name}", flush=True)
         part = PARTS[name](options.share, options.seed)
-        outcome["parts"][name] = {**part, "seconds": round(time.monotonic() - start)}
+        outcome["parts"][name] = {**part, **how, "seconds": round(time.monotonic() - start)}
         print(f"{name}: {outcome['parts'][name]}", flush=True)
         if options.output:
             write_json(options.output, outcome)
-    failed = [name for name, part in outcome["parts"].items() if part["found"]]
-    print(f"{len(outcome['parts'])} parts; not proven: {', '.join(failed) or 'none'}")
+    failed = [name for name in options.only if outcome["parts"][name]["found"]]
+    print(f"{len(options.only)} parts; not proven: {', '.join(failed) or 'none'}")
     return 1 if failed else 0
 
 

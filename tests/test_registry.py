@@ -1,5 +1,6 @@
 """What can be chosen by name says what it is where it is defined: the facts are true, and a forgotten one is loud."""
 
+import json
 from dataclasses import fields
 
 import pytest
@@ -8,8 +9,19 @@ from conftest import TINY, make_noise_images
 
 from ciperlib.config import Config, ConfigError
 from ciperlib.learn.methods.base import Objective
+from ciperlib.learn.runs import zoo_root
 from ciperlib.learn.training import Trainer
-from ciperlib.registry import Entry, Method, Option, Registry, RegistryError, methods, options
+from ciperlib.registry import (
+    Architecture,
+    Entry,
+    Method,
+    Option,
+    Registry,
+    RegistryError,
+    architectures,
+    methods,
+    options,
+)
 
 CHOICES = {f.name for f in fields(Config)}
 TRAINED = [name for name, method in methods.items() if method.trained]
@@ -37,6 +49,28 @@ def test_what_is_read_while_training_is_in_the_name_and_nothing_that_is_owned_is
     assert set(methods[method].reads) <= spy.read
 
 
+OWNED = sorted(name for name, choice in Config.__dataclass_fields__.items() if choice.metadata["owned"])
+
+
+def test_every_owned_choice_is_read_by_somebody_that_ships():
+    reads = {name for method in methods.values() for name in method.reads}
+    assert reads | {"flip_probability", "jitter_strength", "augmentation_order"} == set(OWNED)
+
+
+def test_whatever_a_new_entry_reads_no_shipped_run_is_renamed(monkeypatch):
+    configs = [json.loads(path.read_text()) for path in sorted(zoo_root().glob("*/config.json"))]
+    assert len(configs) >= 123
+    before = [Config.from_parameters(**config).name for config in configs]
+    new = {"label": "x", "reads": tuple(OWNED), "recipe": 7, "options": {"own": Option(1, "x")}}
+    monkeypatch.setitem(methods._entries, "mine", Method(name="mine", build=Objective, colour="#000000", **new))
+    monkeypatch.setitem(architectures._entries, "mine", Architecture(name="mine", build=Objective, **new))
+    assert [Config.from_parameters(**config).name for config in configs] == before
+    assert Config(method="mine").name != Config(method="mine", orthogonality="sample").name  # and its own count
+    simclr, mine = ({"method": "simclr", "architecture": name} for name in ("resnet10", "mine"))
+    assert Config(**simclr, orthogonality="sample").name == Config(**simclr).name
+    assert Config(**mine, orthogonality="sample").name != Config(**mine).name
+
+
 def test_a_choice_counts_only_with_the_step_that_reads_it():
     name = Config(augmentations="pose").name
     assert name == Config(augmentations="pose", flip_probability=0.8).name
@@ -61,8 +95,10 @@ def test_a_forgotten_fact_or_an_unknown_one_is_said_where_the_thing_is_defined(r
         registry.register("mine", label="x")(Objective)
     with pytest.raises(RegistryError, match=r"method 'mine': .*colur"):
         registry.register("mine", **facts(colur="#000000"))(Objective)
-    with pytest.raises(RegistryError, match=r"method 'mine' reads 'temprature', which is no choice.*'temperature'"):
+    with pytest.raises(RegistryError, match=r"method 'mine' reads 'temprature', no choice.*'temperature'"):
         registry.register("mine", **facts(reads=("temprature",)))(Objective)
+    with pytest.raises(RegistryError, match="reads 'width', which counts in every name"):
+        registry.register("mine", **facts(reads=("width",)))(Objective)
     assert "mine" not in registry
 
 
@@ -128,6 +164,7 @@ def test_an_option_counts_where_it_is_not_the_default_and_its_owner_is_in_use(wi
     changed = Config(method="sie", options="sie_weight=5")
     assert changed.name != plain.name
     assert changed.name == Config(method="sie", options=" sie_weight = 5.0 , ciper_slope=3").name
+    assert Config(method="sie", options="sie_weight=-0").name == Config(method="sie", options="sie_weight=0").name
     assert Config(options="sie_weight=5").name == Config().name  # SIE's, and CIPER is trained
     assert Config.from_parameters(**changed.to_dict()) == changed
     assert (changed.option("sie_weight"), changed.option("sie_layers"), changed.option("sie_norm")) == (5.0, 2, "batch")

@@ -7,6 +7,7 @@ import platform
 
 import torch
 import torchvision
+from torch import nn
 
 import ciperlib
 from ciperlib.files import cpu_flags
@@ -56,13 +57,15 @@ def has_fast_bf16(device: torch.device) -> bool:
     return bool(chip & {"avx512_bf16", "amx_bf16"}) and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
 
 
-def memory_format(width: int, device: torch.device) -> torch.memory_format:
-    """How images and weights lie in memory while an encoder of that width trains: channels last, the faster way.
+def memory_format(model: nn.Module, device: torch.device) -> torch.memory_format:
+    """How images and weights lie in memory while a network trains: channels last, the faster way.
 
-    Not for fewer than 8 channels on a CPU: without AVX-512, the backward pass that torch 2.11 takes there for a
-    convolution of one pixel with strides (a shortcut's) writes beyond its memory.
+    Not on a CPU with a convolution of one pixel, with strides, from fewer than 8 channels (a narrow network's
+    shortcut): without AVX-512, torch 2.11's backward pass writes beyond its memory there.
     """
-    return torch.contiguous_format if device.type == "cpu" and width < 8 else torch.channels_last
+    convolutions = (layer for layer in model.modules() if isinstance(layer, nn.Conv2d))
+    narrow = any(c.in_channels < 8 and c.kernel_size == (1, 1) and c.stride != (1, 1) for c in convolutions)
+    return torch.contiguous_format if device.type == "cpu" and narrow else torch.channels_last
 
 
 def environment(device: torch.device) -> dict[str, str]:

@@ -180,7 +180,7 @@ class Trainer:
         for encoder in self.objective.modules():  # a teacher's, too
             if isinstance(encoder, Encoder):
                 encoder.normalise_with(images.images.cpu())
-        self.format = memory_format(config.width, device)
+        self.format = memory_format(self.objective, device)
         self.objective = self.objective.to(device, memory_format=self.format)
         self._calibrate()
         self.model = self._parallel(self.objective)

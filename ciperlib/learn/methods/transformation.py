@@ -12,7 +12,7 @@ from ciperlib.learn.methods.heads import make_predictor
 from ciperlib.learn.parallel import gather
 from ciperlib.learn.seeds import seeded
 from ciperlib.learn.transformations import Transformed, make_transformation
-from ciperlib.registry import methods
+from ciperlib.registry import dataset_of, methods
 
 
 def name_parts(config: Config) -> list[str]:
@@ -21,9 +21,34 @@ def name_parts(config: Config) -> list[str]:
     return ["predicts", config.transformation, *([class_information] if class_information != "none" else [])]
 
 
+def check_images(config: Config) -> None:
+    """Raises ConfigError where the images have not what is predicted, or the views hide it."""
+    images = dataset_of(config.dataset)
+    if config.class_information != "none" and not images.category:
+        raise ConfigError(
+            f"class_information={config.class_information!r} does not go with dataset={config.dataset!r}, whose images "
+            "have no category; choose class_information='none', or another dataset"
+        )
+    if config.transformation in ("elevation", "distance") and not images.rendered:
+        raise ConfigError(
+            f"transformation={config.transformation!r} does not go with dataset={config.dataset!r}: its parts are "
+            "those of the turntable's range; choose dataset='turntable', or another transformation"
+        )
+    if config.transformation == "azimuth" and "pose" not in images.steps:
+        raise ConfigError(
+            f"transformation='azimuth' does not go with dataset={config.dataset!r}, whose views are not known; "
+            "choose dataset='turntable', or another transformation"
+        )
+    if config.transformation == "horizontal_flip" and "flip" in config.augmentations:
+        raise ConfigError(
+            "transformation='horizontal_flip' does not go with the augmentation flip, which hides it: "
+            "nobody could tell who mirrored the image; leave flip out"
+        )
+
+
 @methods.register(
     "transformation_prediction", label="transformation prediction", colour="#009E73", needs_views=False,
-    reads=("transformation", "class_information", "predictor_width"), title=name_parts, place=800,
+    reads=("transformation", "class_information", "predictor_width"), check=check_images, title=name_parts, place=800,
 )  # fmt: skip
 class TransformationPrediction(Objective):
     """Which transformation was put on top of the view? Read from h alone (arXiv 2411.06508; Gidaris et al. 2018).
