@@ -46,7 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def fit_command(options: argparse.Namespace) -> None:
     from ciperlib.learn.training import fit
+    from ciperlib.plugin import load_plugin
 
+    load_plugin(options.plugin)
     texts = {f.name for f in fields(Config) if f.type.startswith(("str", "tuple"))}
     parameters = {**profile_parameters(options.profile, "config"), **_parameters(options.p, texts)}
     config = Config.from_parameters(**parameters)
@@ -59,7 +61,9 @@ def probe_command(options: argparse.Namespace) -> None:
     from ciperlib.data import load_images
     from ciperlib.learn.devices import find_device
     from ciperlib.learn.runs import METRICS, zoo_root
+    from ciperlib.plugin import load_plugin
 
+    load_plugin(options.plugin)
     run = _find(options.run)
     config = run.config
     sizes = {"image_size": config.image_size, "root": options.data, "device": find_device(options.device)}
@@ -185,7 +189,9 @@ def _portray(config: Config, root: Path, sitting, wanted: bool) -> bool:
 
 def data_command(options: argparse.Namespace) -> None:
     from ciperlib.data import load_images
+    from ciperlib.plugin import load_plugin
 
+    load_plugin(options.plugin)
     for split in ("train", "test"):
         images = load_images(options.name, split, root=options.data)
         size = "x".join(map(str, images.images.shape[2:]))
@@ -257,6 +263,7 @@ def _parser() -> argparse.ArgumentParser:
     for parsed in (fit, probe, zoo):
         parsed.add_argument("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1")
     for parsed in (fit, probe, data):
+        parsed.add_argument("--plugin", default="", metavar="FILE", help="your own methods and so on; its code is run")
         parsed.add_argument("--data", metavar="FOLDER", help="folder of image files (default: CIPER_DATA, then data/)")
 
     page = _command(commands, "page", page_command, "the alpha explorer as one HTML file, to be mailed to a class")

@@ -15,17 +15,10 @@ from typing import Any
 import yaml
 
 from ciperlib.files import home
-from ciperlib.registry import Entry, architectures, dataset_of, datasets, methods, options
+from ciperlib.registry import Entry, architectures, dataset_of, datasets, methods, options, steps, transformations
 
-TRANSFORMATIONS = (
-    "rotation", "horizontal_flip", "vertical_flip", "inversion", "grayscale", "jigsaw", "blur", "identity", "azimuth",
-    "elevation", "distance",
-    "crop_x", "crop_y", "crop_size", "brightness", "contrast", "saturation", "hue",
-)  # fmt: skip
 CLASS_INFORMATION = ("none", "added", "removed")
-DATASET_STEPS = ("pose", "session")
-IMAGE_STEPS = ("crop", "flip", "jitter", "grayscale")
-STEPS = DATASET_STEPS + IMAGE_STEPS  # of augmentation, in the order in which they are applied
+IMAGE_STEPS = ("crop", "flip", "jitter", "grayscale")  # the paper's augmentation, and the default
 LARGEST = {"int": 2**63 - 1, "float": 1e30}  # where a choice says nothing: what int64 and float32 can work with
 RECIPE = 1  # raised when the library's behaviour changes for the same choices
 DEFAULT_PROFILE = "teaching"
@@ -59,7 +52,7 @@ class Config:
 
     method: str = _choice("ciper", "what is trained", options=methods)
     alpha: float | None = _choice(None, "weight of the predictive loss (Eq. 2), or of its kin's", low=0.0)
-    augmentations: tuple[str, ...] = _choice(IMAGE_STEPS, "what makes a view", options=STEPS)
+    augmentations: tuple[str, ...] = _choice(IMAGE_STEPS, "what makes a view", options=steps)
     seed: int = _choice(0, "seed of weights, order and augmentation", low=0)
 
     dataset: str = _choice("turntable", "images", options=datasets)
@@ -98,7 +91,7 @@ class Config:
     orthogonality: str = _owned(
         "batch", "CLeVER's |cosine| of answers: mean first, or each", options=("batch", "sample")
     )
-    transformation: str = _owned("rotation", "what transformation_prediction predicts", options=TRANSFORMATIONS)
+    transformation: str = _owned("rotation", "what transformation_prediction predicts", options=transformations)
     class_information: str = _owned("none", "the class: left alone, also predicted, fought", options=CLASS_INFORMATION)
 
     options: str = _choice("", "of the method, network or images that own them: name=value, name=value")
@@ -180,12 +173,17 @@ class Config:
 
     @property
     def owners(self) -> dict[str, Entry]:
-        """What is in use of what can be chosen by name: method, architecture and dataset."""
-        return {
-            "method": methods[self.method],
-            "architecture": architectures[self.architecture],
-            "dataset": dataset_of(self.dataset),
-        }
+        """What is in use of what can be chosen by name: method, architecture, dataset, and the steps of a training."""
+        own = methods[self.method]
+        owners = {"method": own, "architecture": architectures[self.architecture], "dataset": dataset_of(self.dataset)}
+        if "transformation" in own.reads:
+            owners["transformation"] = transformations[self.transformation]
+        return owners | {f"step {step}": steps[step] for step in (self.augmentations if own.trained else ())}
+
+    @property
+    def plugins(self) -> dict[str, str]:
+        """What of the user's own code has a part in the training -> the digest of the file that defines it."""
+        return {f"{kind} {owner.name}": owner.digest for kind, owner in self.owners.items() if owner.digest}
 
     def option(self, name: str) -> Any:
         """The value of an option: its owner's default, unless `options` says another.
@@ -202,9 +200,8 @@ class Config:
         own = self.owners["method"]
         read = {name for owner in self.owners.values() for name in owner.reads}
         read |= {f.name for f in fields(self) if not f.metadata["owned"]} - {*(() if own.trained else _TRAINING)}
-        if own.trained:
-            read = read.union(*(_STEP_READS.get(step, ()) for step in self.augmentations))
-            read |= {"augmentation_order"} if len(set(self.augmentations) & set(IMAGE_STEPS)) > 1 else set()
+        if own.trained and sum(not steps[step].dataset for step in self.augmentations) > 1:
+            read.add("augmentation_order")
         return read - {"alpha", "recipe", "options", *(["momentum"] if self.optimiser == "adamw" else [])}
 
     @property
@@ -228,7 +225,6 @@ class Config:
 _TRAINING = (  # what an encoder that is not trained does not depend on
     "augmentations", "epochs", "batch_size", "learning_rate", "optimiser", "momentum", "weight_decay", "precision",
 )  # fmt: skip
-_STEP_READS = {"flip": ("flip_probability",), "jitter": ("jitter_strength",)}
 
 
 def _pairs(text: str) -> dict[str, str]:
@@ -286,6 +282,8 @@ def _section(path: Path, section: str) -> dict[str, Any]:
     values = (sections.get(section) or {}) if isinstance(sections, dict) else None
     if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
         raise ConfigError(f"{path}: {section} must be a table of names and values")
+    if "plugin" in values:
+        raise ConfigError(f"{path}: {section} must not name a plugin, whose code would run: give it yourself")
     return dict(values)
 
 
@@ -351,11 +349,11 @@ def _tuple(value: Any) -> tuple[str, ...] | None:
     return tuple(value) if isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value) else None
 
 
-def _ordered(steps: tuple[str, ...]) -> tuple[str, ...]:
-    repeated = {step for step in steps if steps.count(step) > 1}
+def _ordered(chosen: tuple[str, ...]) -> tuple[str, ...]:
+    repeated = {step for step in chosen if chosen.count(step) > 1}
     if repeated:
         raise ConfigError(f"augmentations has {', '.join(sorted(repeated))} more than once")
-    return tuple(step for step in STEPS if step in steps)
+    return tuple(step for step in steps if step in chosen)
 
 
 _CONVERTERS = {

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ciperlib.config import DATASET_STEPS, STEPS, Config, ConfigError
-from ciperlib.registry import architectures, dataset_of, methods
+from ciperlib.config import Config, ConfigError
+from ciperlib.registry import architectures, dataset_of, methods, steps
 
 
 def check_conflicts(config: Config) -> None:
@@ -11,7 +11,8 @@ def check_conflicts(config: Config) -> None:
     if not config.augmentations and methods[config.method].needs_views:
         raise ConfigError(
             f"augmentations=() does not go with method={config.method!r}: "
-            f"without augmentation there are no views to compare or parameters to predict; choose from {STEPS}"
+            "without augmentation there are no views to compare or parameters to predict; choose from "
+            f"{', '.join(steps)}"
         )
     if config.batch_size > config.train_size:
         raise ConfigError(
@@ -29,20 +30,20 @@ def check_conflicts(config: Config) -> None:
         raise ConfigError("temperature=0 would divide by zero; it must be greater than 0")
     if config.norm == "group" and config.width % 4:
         raise ConfigError(f"width={config.width} does not go with norm='group': its four groups need a multiple of 4")
-    if missing := set(config.augmentations) & set(DATASET_STEPS) - set(images.steps):
-        raise ConfigError(
-            f"augmentations={config.augmentations} does not go with dataset={config.dataset!r}: "
-            f"{' and '.join(sorted(missing))} need images of the same object in known views or places, "
-            "such as dataset='turntable'"
-        )
-    _check_partners(config)
+    for step in config.augmentations:
+        if not images.has(*steps[step].needs):
+            raise ConfigError(
+                f"augmentations={config.augmentations} does not go with dataset={config.dataset!r}: {step} needs "
+                f"images with the factors {' and '.join(steps[step].needs)}, such as those of dataset='turntable'"
+            )
+    _check_positives(config)
     _check_method(config)
     network = architectures[config.architecture]
     if network.check is not None:
         network.check(config)
 
 
-def _check_partners(config: Config) -> None:
+def _check_positives(config: Config) -> None:
     known = dataset_of(config.dataset).enough
     enough = {step: known.get(step, 0) for step in config.augmentations}
     step = max(enough, key=enough.__getitem__, default="")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import inspect
+import linecache
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -78,6 +81,8 @@ class Entry:
         place: where it stands in lists; after that by name.
         options: choices of its own by name, read as `config.option(name)`.
         recipe: raised when its behaviour changes for the same choices; in a run's name where it is above 1.
+        file: that defines it, where that is none of the library's: a plugin, or a notebook's cell.
+        digest: of that file as it was read; it is in the record of each run that the entry had a part in.
     """
 
     name: str
@@ -87,6 +92,8 @@ class Entry:
     place: int = 100
     options: Mapping[str, Option] = field(default_factory=dict)
     recipe: int = 1
+    file: str = ""
+    digest: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,22 +112,66 @@ class Dataset(Entry):
     """Images: a function `load(name, split, *, size, image_size, root)` that gives an `ImageSet`.
 
     Attributes:
-        steps: those of "pose" and "session" for which every object has views in known poses, or places.
+        factors: the ground truth that comes with them; None where it is known only once they are read.
         enough: step -> the training images from which on each object has another one to be its view; 1 where not said.
         fixed: whether a checksum fixes its images; else what is read names the run, too.
         named: whether a name of the user's own follows, as in folder:NAME.
-        category: whether its images have one.
         rendered: whether any object can be shown again in any pose.
         smallest_side: in pixels.
     """
 
-    steps: tuple[str, ...] = ()
+    factors: tuple[str, ...] | None
     enough: Mapping[str, int] = field(default_factory=dict)
     fixed: bool = False
     named: bool = False
-    category: bool = True
     rendered: bool = False
     smallest_side: int = 1
+
+    def has(self, *factors: str) -> bool:
+        """Whether its images have these factors, or may have them."""
+        return self.factors is None or set(factors) <= set(self.factors)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step(Entry):
+    """A step of the augmentation: an `ImageStep` or a `DatasetStep`, called with what it reads and its options.
+
+    Attributes:
+        difference: what leads from one view to the other (a `Difference`, `shares` or `changes`, say), for the methods
+            that compare two views.
+        answer: of a head that is asked for the difference: "bounded" to -1..1, "flag", or "free"; None where none is.
+        dataset: whether it takes another image of the anchor's object, instead of changing it.
+        needs: the factors that images must have for it.
+    """
+
+    difference: Callable[..., Any]
+    answer: str | None = "bounded"
+    dataset: bool = False
+    needs: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        accepted = inspect.signature(self.build).parameters
+        if missing := [choice for choice in (*self.reads, *self.options) if choice not in accepted]:
+            raise RegistryError(f"step {self.name!r} is not made with {missing[0]!r}, which it reads")
+        if demanded := [name for name, known in accepted.items() if known.default is known.empty]:
+            raise RegistryError(f"step {self.name!r}: {demanded[0]!r} has no default")
+        if self.answer not in ("bounded", "flag", "free", None):
+            raise RegistryError(f"step {self.name!r}: answer must be 'bounded', 'flag', 'free' or None")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretext(Entry):
+    """A transformation whose level can be predicted: a function that gives its `Transformation`.
+
+    Attributes:
+        needs: the factors that training images must have for it.
+        rendered: whether its levels are parts of what is rendered.
+        hidden_by: the steps of the augmentation after which nobody could tell the level.
+    """
+
+    needs: tuple[str, ...] = ()
+    rendered: bool = False
+    hidden_by: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +229,7 @@ class Registry(Mapping[str, E], Generic[E]):
 
         def decorate(build: Callable[..., Any]) -> Callable[..., Any]:
             try:
-                entry = self._entry(name=name, build=build, **facts)
+                entry = self._entry(**{**facts, "name": name, "build": build, **_origin(build)})
             except TypeError as error:
                 wrong = str(error).partition(") ")[2] or str(error)
                 raise RegistryError(f"{self.kind} {name!r}: {wrong}") from None
@@ -225,9 +276,33 @@ class Registry(Mapping[str, E], Generic[E]):
     def __len__(self) -> int:
         return len(self._loaded())
 
+    def entries(self) -> dict[str, E]:
+        """All there are, in no order."""
+        return dict(self._loaded())
+
+    def restore(self, entries: Mapping[str, E]) -> None:
+        """Makes these all there are."""
+        self._entries.clear()
+        self._entries.update(entries)
+
+    def forget(self, file: str) -> None:
+        """Takes out what a file of the user's registered."""
+        self.restore({name: entry for name, entry in self.entries().items() if entry.file != file})
+
     def _loaded(self) -> dict[str, E]:
         import_module(self._package)
         return self._entries
+
+
+def _origin(build: Callable[..., Any]) -> dict[str, str]:
+    """The file that defines what is none of the library's, and its digest; for a notebook's cell, of the cell."""
+    if getattr(build, "__module__", "").partition(".")[0] == "ciperlib":
+        return {}
+    functions = (build, *vars(build).values()) if isinstance(build, type) else (build,)
+    codes = (getattr(inspect.unwrap(f), "__code__", None) for f in functions if callable(f))
+    file = next((code.co_filename for code in codes if code is not None), "")
+    text = "".join(linecache.getlines(file)) or repr(_source(build))
+    return {"file": file, "digest": hashlib.sha256(text.encode()).hexdigest()[:16]}
 
 
 def _source(build: Callable[..., Any]) -> tuple[str, str]:
@@ -237,7 +312,9 @@ def _source(build: Callable[..., Any]) -> tuple[str, str]:
 datasets: Registry[Dataset] = Registry("dataset", Dataset, "ciperlib.data")
 architectures: Registry[Architecture] = Registry("architecture", Architecture, "ciperlib.learn.encoders")
 methods: Registry[Method] = Registry("method", Method, "ciperlib.learn.methods")
-REGISTRIES = (datasets, architectures, methods)
+steps: Registry[Step] = Registry("step", Step, "ciperlib.learn.augment")
+transformations: Registry[Pretext] = Registry("transformation", Pretext, "ciperlib.learn.augment")
+REGISTRIES = (datasets, architectures, methods, steps, transformations)
 
 
 def options() -> dict[str, Option]:

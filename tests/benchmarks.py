@@ -27,11 +27,11 @@ from ciperlib.analyse.saliency import FullGrad
 from ciperlib.analyse.summary import deal_folds, summarise
 from ciperlib.analyse.vinformation import BASE_RIDGES, RANKS, RIDGES, estimate
 from ciperlib.analyse.worlds import lift, make_orbits, make_world
-from ciperlib.config import Config
+from ciperlib.config import IMAGE_STEPS, Config
 from ciperlib.data import turntable
 from ciperlib.data.imageset import ImageSet
 from ciperlib.files import write_atomically
-from ciperlib.learn.augment import IMAGE_STEPS, Augmentation
+from ciperlib.learn.augment import Augmentation
 from ciperlib.learn.devices import environment
 from ciperlib.learn.encoders import make_encoder
 from ciperlib.learn.encoders.vmamba import FourWayScan, Recurrence

@@ -38,11 +38,11 @@ from ciperlib.analyse.features import Features, extract_features
 from ciperlib.analyse.information import explaining_away
 from ciperlib.analyse.probes import fit_linear_probe, fit_regression_probe
 from ciperlib.analyse.worlds import CLASS, lift, make_world
-from ciperlib.config import Config, profile_parameters
+from ciperlib.config import IMAGE_STEPS, Config, profile_parameters
 from ciperlib.data import cifar10, turntable
 from ciperlib.data.imageset import ImageSet, data_root, load_images
 from ciperlib.files import home, write_json
-from ciperlib.learn.augment import IMAGE_STEPS, Augmentation, View
+from ciperlib.learn.augment import Augmentation, View
 from ciperlib.learn.devices import environment
 from ciperlib.learn.encoders import make_encoder
 from ciperlib.learn.encoders.base import Encoder

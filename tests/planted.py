@@ -38,7 +38,7 @@ class Fault(NamedTuple):
     tests: str
 
 
-TRAINING, METHOD, AUGMENT = "learn/training.py", "learn/methods/{}.py".format, "learn/augment.py"
+TRAINING, METHOD, AUGMENT = "learn/training.py", "learn/methods/{}.py".format, "learn/augment/{}.py".format
 BATCHES, LEAKS, FIGURES = "test_batches.py::test_", "test_leaks.py::test_", "test_figures.py::test_"
 EQUIVARIANCE, PROBES, KINS = "test_equivariance.py::test_", "test_probes.py::test_", "test_kin.py::test_"
 
@@ -130,27 +130,28 @@ FAULTS = (
           "    parts[rank()] = rows\n", "",
           "test_training.py::test_two_processes_equal_one[ciper]"),
     # --- views
-    Fault("grey before jitter", AUGMENT,
-          "for step in (self._jitter, self._grey):", "for step in (self._grey, self._jitter):",
+    Fault("grey before jitter", AUGMENT("fused"),
+          "        _jitter(steps, planes, named, bounds)\n        _grey(steps, planes, named)\n    if order",
+          "        _grey(steps, planes, named)\n        _jitter(steps, planes, named, bounds)\n    if order",
           "test_augment.py::test_operations_agree_with_torchvision"),
-    Fault("jitter reaches up and never down", AUGMENT,
-          "low + (high - low) * factor, neutral", "neutral + (high - neutral) * factor, neutral",
+    Fault("jitter reaches up and never down", AUGMENT("jitter"),
+          "spec.low + (spec.high - spec.low) * factor", "neutral + (spec.high - neutral) * factor",
           "test_augment.py::test_jitter_is_distributed_as_torchvisions"),
-    Fault("jitter's order is always the first", AUGMENT,
-          "columns.append((order * len(ORDERS)).floor())", "columns.append(torch.zeros_like(order))",
+    Fault("jitter's order is always the first", AUGMENT("jitter"),
+          "(order * len(ORDERS)).floor()]", "torch.zeros_like(order)]",
           "test_augment.py::test_jitter_is_distributed_as_torchvisions"),
-    Fault("a flip that is not done is written down", AUGMENT,
+    Fault("a flip that is not done is written down", AUGMENT("fused"),
           "columns = torch.where(named[\"flip\"].bool()[:, None], columns.flip(1), columns)",
           "columns = torch.where(named[\"flip\"].bool()[:, None], columns, columns)",
           "test_augment.py::test_operations_agree_with_torchvision"),
-    Fault("the pose is the anchor's minus the view's", AUGMENT,
+    Fault("the pose is the anchor's minus the view's", AUGMENT("pose"),
           "change = factors[name][view] - factors[name][anchor]",
           "change = factors[name][anchor] - factors[name][view]",
           f"{BATCHES}a_pose_view_is_another_image_of_the_object_and_says_how_it_was_turned"),
-    Fault("an image can be its own partner", "learn/partners.py",
+    Fault("an image can be its own partner", AUGMENT("positives"),
           "start + chosen + length * (chosen >= skip)", "start + chosen",
           f"{BATCHES}a_pose_view_is_another_image_of_the_object_and_says_how_it_was_turned"),
-    Fault("the last partner is never drawn", "learn/partners.py",
+    Fault("the last partner is never drawn", AUGMENT("positives"),
           "(random.double() * left).long()", "(random.double() * (left - 1)).long()",
           f"{BATCHES}every_other_image_of_the_object_can_be_the_partner"),
     # --- losses

@@ -28,10 +28,10 @@ from ciperlib.config import IMAGE_STEPS, RECIPE, Config
 from ciperlib.data import load_images
 from ciperlib.files import home
 from ciperlib.learn.augment import Augmentation
+from ciperlib.learn.augment.transformations import azimuth_steps, make_transformation
 from ciperlib.learn.devices import has_fast_bf16
 from ciperlib.learn.runs import load_run, zoo_root
 from ciperlib.learn.training import Trainer
-from ciperlib.learn.transformations import azimuth_steps, make_transformation
 from ciperlib.registry import methods
 
 CPU = torch.device("cpu")

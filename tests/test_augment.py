@@ -17,10 +17,11 @@ from torch import Tensor
 from torchvision.transforms import ColorJitter, RandomResizedCrop
 from torchvision.transforms import functional as tv
 
+from ciperlib.config import IMAGE_STEPS
 from ciperlib.data.imageset import ImageSet
-from ciperlib.learn import augment, partners
-from ciperlib.learn.augment import IMAGE_STEPS, STEPS, Augmentation, View
+from ciperlib.learn.augment import Augmentation, View, augmentation, positives
 
+ALL = ("pose", "session", *IMAGE_STEPS)  # steps that ship
 PAPER_COLUMNS = ("crop_x", "crop_y", "crop_height", "crop_width", "flip")
 PAPER_COLUMNS += ("brightness", "contrast", "saturation", "hue", "grayscale")
 TOLERANCE = 2e-5  # of 1; a step of eight bits is 4e-3
@@ -187,7 +188,7 @@ def test_any_shape_and_batch(height, width, count, steps, seed):
 def test_large_batches_are_done_in_parts_without_a_seam(monkeypatch):
     images = make_images(50, 8, 8)
     whole = view_of(Augmentation(IMAGE_STEPS), make_set(images))
-    monkeypatch.setattr(augment, "CHUNK", 7 * 64)
+    monkeypatch.setattr(augmentation, "CHUNK", 7 * 64)
     parts = view_of(Augmentation(IMAGE_STEPS), make_set(images))
     assert torch.equal(whole.parameters, parts.parameters)
     torch.testing.assert_close(whole.images, parts.images, rtol=0, atol=1e-6)
@@ -204,7 +205,7 @@ def test_autocast_does_not_cost_precision():
 
 
 @pytest.mark.parametrize("size", [(32, 32), (20, 48)])
-@pytest.mark.parametrize("steps", [*((step,) for step in STEPS), IMAGE_STEPS, STEPS, ()])
+@pytest.mark.parametrize("steps", [*((step,) for step in ALL), IMAGE_STEPS, ALL, ()])
 def test_replay_gives_the_same_pixels(steps, size):
     world = make_world()
     images = make_set(make_images(len(world), *size), **world.factors)
@@ -243,7 +244,7 @@ def test_same_seed_same_view_and_next_view_differs():
 
 def test_global_random_state_is_left_alone():
     before = torch.get_rng_state()
-    view_of(Augmentation(STEPS, sessions=3), make_world())
+    view_of(Augmentation(ALL, sessions=3), make_world())
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -253,15 +254,15 @@ def test_global_random_state_is_left_alone():
 def draw(count: int, augmentation: Augmentation | None = None, size: tuple[int, int] = (32, 32)) -> Tensor:
     """Parameters [count, D] without pixels."""
     augmentation = augmentation or Augmentation(IMAGE_STEPS)
-    columns = augmentation._draw(lambda rows: torch.rand(rows, count, generator=seeded()), *size)
-    return torch.stack(columns, 1)
+    drawn = augmentation._draw(lambda rows: torch.rand(rows, count, generator=seeded()), *size)
+    return augmentation._stack(drawn)
 
 
 def test_columns_are_the_papers_ten_and_the_order():
     specs = Augmentation(("grayscale", "jitter", "flip", "crop")).specs
     assert tuple(spec.name for spec in specs if spec.predicted) == PAPER_COLUMNS
     assert [spec.name for spec in specs if not spec.predicted] == ["jitter_order"] == [specs[-1].name]
-    names = [spec.name for spec in Augmentation(STEPS[::-1], sessions=4).specs]
+    names = [spec.name for spec in Augmentation(ALL[::-1], sessions=4).specs]
     assert names == ["sin_azimuth", "cos_azimuth", "elevation", "distance", "session", *PAPER_COLUMNS, "jitter_order"]
     session = Augmentation(("session",), sessions=4).specs[0]
     assert (session.kind, session.low, session.high, session.predicted) == ("categorical", 0, 3, True)
@@ -269,7 +270,7 @@ def test_columns_are_the_papers_ten_and_the_order():
 
 @pytest.mark.parametrize("strength", [0.0, 0.4, 1.5])
 def test_parameters_stay_in_the_range_of_their_spec(strength):
-    augmentation = Augmentation(STEPS, sessions=3, jitter_strength=strength)
+    augmentation = Augmentation(ALL, sessions=3, jitter_strength=strength)
     world = make_world()
     view = augmentation(world, torch.arange(len(world)).repeat(40), seeded())
     for spec, column in zip(augmentation.specs, view.parameters.T, strict=True):
@@ -409,10 +410,10 @@ def test_each_image_set_has_its_own_partners():
     turned = world.subset(torch.arange(len(world)).flip(0))
     index = torch.arange(len(world)).repeat(400)
     check_partners(augmentation(turned, index, seeded()), turned, index, other_session=False)
-    before = len(partners._TABLES)
+    before = len(positives._TABLES)
     del turned
     gc.collect()
-    assert len(partners._TABLES) < before
+    assert len(positives._TABLES) < before
 
 
 def test_one_image_set_serves_several_augmentations():
@@ -488,7 +489,7 @@ def test_column_that_is_not_there():
 
 
 def test_augmentations_can_be_copied_and_pickled():
-    augmentation, world = Augmentation(STEPS, sessions=3), make_world()
+    augmentation, world = Augmentation(ALL, sessions=3), make_world()
     view = view_of(augmentation, world)
     for other in (copy.deepcopy(augmentation), pickle.loads(pickle.dumps(augmentation))):
         assert torch.equal(view_of(other, world).images, view.images)
@@ -498,7 +499,7 @@ def test_augmentations_can_be_copied_and_pickled():
 def test_on_a_gpu_the_same():
     world = make_world()
     world = make_set(make_images(len(world)), **world.factors)
-    augmentation = Augmentation(STEPS, sessions=3)
+    augmentation = Augmentation(ALL, sessions=3)
     there = view_of(augmentation, world.to("cuda"))
     here = view_of(augmentation, world)
     assert torch.equal(there.source.cpu(), here.source)

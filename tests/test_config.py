@@ -10,12 +10,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ciperlib.config import STEPS, Config, ConfigError, _choice
-from ciperlib.data.imageset import POSE, ImageSet
+from ciperlib.config import Config, ConfigError, _choice
+from ciperlib.data.imageset import ImageSet
 from ciperlib.data.turntable import _factors
 from ciperlib.files import home
-from ciperlib.learn.partners import PartnersError, find_partners
-from ciperlib.registry import datasets, methods
+from ciperlib.learn.augment import Augmentation
+from ciperlib.learn.augment.positives import PositivesError, find_positives
+from ciperlib.registry import datasets, methods, steps
 
 RENDERED = ("turntable", "turntable_sessions")
 
@@ -189,7 +190,7 @@ def test_shipped_runs_keep_their_names():
 
 @given(
     method=st.sampled_from(list(methods)),
-    augmentations=st.sets(st.sampled_from(STEPS), min_size=1),
+    augmentations=st.sets(st.sampled_from(tuple(steps)), min_size=1),
     seed=st.integers(0, 2**40),
     learning_rate=st.floats(0, 10),
     epochs=st.integers(1, 10**6),
@@ -212,9 +213,10 @@ def test_so_many_images_and_no_fewer_give_each_object_another_view(dataset, step
     index = torch.arange(enough)
     pixels, factors = torch.zeros(enough, 3, 1, 1, dtype=torch.uint8), _factors(dataset, "train", enough)
     images = ImageSet(dataset, "train", pixels, factors, index, index)
-    find_partners(images, (step,), 11, POSE)
-    with pytest.raises(PartnersError, match="no other image"):
-        find_partners(images.subset(slice(enough - 1)), (step,), 11, POSE)
+    steps = Augmentation((step,), sessions=11).dataset_steps
+    find_positives(images, steps)
+    with pytest.raises(PositivesError, match="no other image"):
+        find_positives(images.subset(slice(enough - 1)), steps)
     choices = dict(dataset=dataset, augmentations=step, batch_size=16)
     assert Config(**choices, train_size=enough).train_size == enough
     with pytest.raises(ConfigError, match=f"choose {enough} or more"):

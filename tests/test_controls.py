@@ -24,7 +24,8 @@ from ciperlib.present import page
 from ciperlib.present.controls import AlphaExplorer, AugmentationStudio, TrainYourOwn
 from ciperlib.present.controls.elements import Control, LiveFigure
 from ciperlib.present.controls.training import Training
-from ciperlib.present.plotting import BOOKKEEPING, GREY, colour_of
+from ciperlib.present.labels import GREY, colour_of
+from ciperlib.present.plotting import BOOKKEEPING
 from ciperlib.present.studio import changeable, make_studio_augmentation, plot_studio
 from ciperlib.registry import methods
 

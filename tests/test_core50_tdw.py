@@ -91,7 +91,7 @@ def test_the_paper_s_protocol_on_core50(core50_files, tmp_path):
     assert set(results) == {"category", "object", "session"}
     assert results["session"].classes == 9
     assert results["object"].unseen == "yes"
-    with pytest.raises(ConfigError, match="pose need images"):
+    with pytest.raises(ConfigError, match="pose needs images"):
         Config(dataset="core50", augmentations="pose")
 
 
@@ -144,5 +144,5 @@ def test_the_paper_s_protocol_on_tdw(tdw_files, tmp_path):
     names = ("azimuth_error_degrees", "elevation_error_degrees", "distance_error")
     errors = [pose.details[name] for name in names]
     assert pose.details["paper_style_error"] == pytest.approx(np.mean(errors))
-    with pytest.raises(ConfigError, match="session need images"):
+    with pytest.raises(ConfigError, match="session needs images"):
         Config(dataset="tdw", augmentations="session")

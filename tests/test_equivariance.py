@@ -26,7 +26,7 @@ from ciperlib.analyse.health import alignment, debiased_cka, rankme, uniformity
 from ciperlib.analyse.sensitivity import SensitivityError, local_sensitivity
 from ciperlib.analyse.worlds import KINDS, make_orbits
 from ciperlib.data import load_images
-from ciperlib.learn.transformations import make_transformation
+from ciperlib.learn.augment.transformations import make_transformation
 
 LEVELS, SIZE = 4, 8
 

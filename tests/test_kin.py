@@ -11,13 +11,13 @@ from conftest import TINY, make_noise_images
 from test_objectives import make
 
 from ciperlib.config import Config
-from ciperlib.learn.augment import Augmentation, ParameterSpec
+from ciperlib.learn.augment import Augmentation, ParameterSpec, make_augmentation
 from ciperlib.learn.methods import clever, equimod, losses, make_objective, sie
 from ciperlib.learn.methods.augself import difference_loss
 from ciperlib.learn.methods.base import half_size, represent
 from ciperlib.learn.methods.clever import LOCAL_VIEWS, TEACHER_MOMENTUM
-from ciperlib.learn.methods.targets import absolute, relative
-from ciperlib.learn.training import Trainer, fit, make_augmentation
+from ciperlib.learn.methods.targets import anchor_targets, pair_targets
+from ciperlib.learn.training import Trainer, fit
 from ciperlib.registry import methods
 
 IMAGE = ("crop", "flip", "jitter", "grayscale")
@@ -70,8 +70,8 @@ def test_what_leads_from_one_view_to_the_other(augmentations):
     augmentation, index = make_augmentation(config, images), torch.arange(16)
     generator = torch.Generator().manual_seed(0)
     first, second = (augmentation(images, index, generator) for _ in range(2))
-    forth = relative(augmentation.specs, first.parameters, second.parameters)
-    back = relative(augmentation.specs, second.parameters, first.parameters)
+    forth = pair_targets(augmentation.specs, first.parameters, second.parameters)
+    back = pair_targets(augmentation.specs, second.parameters, first.parameters)
     names = [spec.name for spec in augmentation.specs]
     for row in range(16):
         a, b = (dict(zip(names, view.parameters[row].tolist())) for view in (first, second))
@@ -103,7 +103,7 @@ def test_absolute_parameters_are_standardised_or_one_hot():
     specs = Augmentation(("session", "flip", "jitter"), sessions=3).specs
     parameters = torch.rand(9, len(specs))
     parameters[:, 0] = torch.arange(9) % 3
-    code = absolute(specs, parameters)
+    code = anchor_targets(specs, parameters)
     assert code.shape == (9, 3 + 5)  # the order of the jitter is not to be predicted
     torch.testing.assert_close(code[:, :5].mean(0), torch.zeros(5), atol=1e-5, rtol=0)
     assert torch.equal(code[:, 5:], F.one_hot(torch.arange(9) % 3, 3).float())
@@ -133,7 +133,10 @@ def test_augself_asks_in_both_orders_one_head_a_step():
     assert set(objective.difference_predictors) == {"crop", "flip", "jitter"}
     total = found.terms["contrastive"]
     for step, head in objective.difference_predictors.items():
-        forth, back = relative(objective.specs, first, second)[step], relative(objective.specs, second, first)[step]
+        forth, back = (
+            pair_targets(objective.specs, first, second)[step],
+            pair_targets(objective.specs, second, first)[step],
+        )
         guesses, targets = (head(torch.cat((h1, h2), 1)), head(torch.cat((h2, h1), 1))), (forth, back)
         if step == "flip":
             terms = [F.binary_cross_entropy(guess.sigmoid(), target) for guess, target in zip(guesses, targets)]
@@ -155,7 +158,7 @@ def test_equimod_finds_the_view_s_embedding_from_the_anchor_s_and_the_parameters
     found = objective(batch)
     h0, (h1, h2) = objective.represent_all(batch)
     y0, y = objective.equivariant_projector(h0), objective.equivariant_projector(torch.cat((h1, h2)))
-    code = absolute(objective.specs, torch.cat([view.parameters for view in batch.views]))
+    code = anchor_targets(objective.specs, torch.cat([view.parameters for view in batch.views]))
     guess = objective.embedding_predictor(torch.cat((torch.cat((y0, y0)), objective.parameter_projector(code)), 1))
     torch.testing.assert_close(found.terms["predictive"], losses.nt_xent(y, guess, 0.2))
     torch.testing.assert_close(found.total, found.terms["contrastive"] + 2 * found.terms["predictive"])
@@ -169,7 +172,7 @@ def test_sie_s_terms_and_their_weights():
     a1, a2 = (objective.invariant_expander(h[:, :half]) for h in (h1, h2))
     b1, b2 = (objective.equivariant_expander(h[:, half:]) for h in (h1, h2))
     torch.testing.assert_close(found.terms["invariance"], (a1 - a2).square().mean())
-    steps = relative(objective.specs, *(view.parameters for view in batch.views))
+    steps = pair_targets(objective.specs, *(view.parameters for view in batch.views))
     g = losses.standardise(torch.cat(list(steps.values()), 1))
     guess = torch.stack([objective.hypernetwork(g[i]).view(half, half) @ b1[i] for i in range(16)])
     torch.testing.assert_close(found.terms["equivariance"], (guess - b2).square().mean())

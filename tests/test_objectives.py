@@ -5,10 +5,10 @@ import torch
 from conftest import TINY, make_noise_images
 
 from ciperlib.config import Config
+from ciperlib.learn.augment import make_augmentation
 from ciperlib.learn.encoders.base import Encoder
 from ciperlib.learn.methods import losses, make_objective
 from ciperlib.learn.methods.base import Batch
-from ciperlib.learn.training import make_augmentation
 from ciperlib.registry import methods
 
 KINDS = [("crop", "flip", "jitter", "grayscale"), ("pose",), ("session",), ("pose", "session", "flip")]
@@ -68,7 +68,7 @@ def test_the_jitter_order_is_recorded_but_not_predicted():
     objective, batch = make()
     assert batch.views[0].parameters.shape[1] == 11
     assert objective.predictive.columns == list(range(10))
-    assert objective.predictive.session_column is None
+    assert not objective.predictive.category_columns
 
 
 def test_the_session_is_predicted_from_both_representations_by_cross_entropy():

@@ -241,7 +241,7 @@ def test_mnist():
 
 def test_configs_know_which_photographs_have_views():
     Config(dataset="eth80", augmentations="pose")
-    with pytest.raises(ConfigError, match="session need images"):
+    with pytest.raises(ConfigError, match="session needs images"):
         Config(dataset="coil100", augmentations="session")
     with pytest.raises(ConfigError, match="dataset has no 'eth8'"):
         Config(dataset="eth8")

@@ -30,7 +30,9 @@ from ciperlib.analyse.features import Features
 from ciperlib.analyse.results import one_row_table
 from ciperlib.config import Config, ConfigError, profile_parameters
 from ciperlib.learn.methods.losses import nt_xent
+from ciperlib.learn.runs import zoo_grid
 from ciperlib.present import batch, controls, drawing, exercises, notebook, pictures, plotting, verdicts
+from ciperlib.present.labels import colour_of, label, labels
 
 PACKAGE = Path(exercises.__file__).parents[1]
 
@@ -66,7 +68,7 @@ def test_a_single_seed_shows_its_bootstrap_interval():
 
 
 def test_one_colour_a_method_everywhere():
-    colour = plotting.colour_of("ciper")
+    colour = colour_of("ciper")
     assert plotting.plot_scores(scores(1), ["pose"]).data[1].marker.color == colour
     assert plotting.plot_factors(scores(1), x_title="R²").data[1].marker.color == colour
     history = pd.DataFrame({"epoch": [1, 2], "contrastive": [3.0, 2.0], "predictive": [1.0, 0.5]})
@@ -137,16 +139,38 @@ def test_synergy_is_drawn_below_its_bound_and_close_points_share_a_label():
     texts = [annotation.text for annotation in figure.layout.annotations]
     assert "far" in texts
     assert "near 0, near 1<br>near 2, near 3" in texts
-    assert figure.data[1].marker.color == (plotting.colour_of("ciper"),)
+    assert figure.data[1].marker.color == (colour_of("ciper"),)
 
 
 def test_labels_say_what_a_config_is():
-    assert plotting.label(Config(alpha=0.1)) == "CIPER 0.1, image aug."
-    assert plotting.label(Config(augmentations="flip,jitter,grayscale")) == "CIPER, no crop"
+    assert label(Config(alpha=0.1)) == "CIPER 0.1, image aug."
+    assert label(Config(augmentations="flip,jitter,grayscale")) == "CIPER, no crop"
     lesson = Config(method="transformation_prediction", augmentations="", class_information="added")
-    assert plotting.label(lesson) == "rotation, class added"
+    assert label(lesson) == "rotation, class added"
     lesson = Config(method="transformation_prediction", transformation="vertical_flip")
-    assert plotting.label(lesson) == "vertical flip + image aug."
+    assert label(lesson) == "vertical flip + image aug."
+    clever = Config(method="clever", optimiser="adamw", learning_rate=0.001)
+    assert label(clever) == "CLeVER, image aug., learning rate 0.001, optimiser adamw"
+    assert label(Config(coordinates=False, epochs=3)) == "CIPER, image aug., without coordinates, 3 epochs"
+    assert label(Config(method="random", epochs=3, seed=4)) == "random encoder"  # which is not trained
+
+
+def test_labels_are_alike_only_where_all_is_the_same_but_the_seed():
+    turning = {"architecture": "c4_resnet10", "coordinates": False}
+    kinds = [{}, {"width": 8}, {"width": 8, "epochs": 2}, {"alpha": 0.5}, {"architecture": "vit_tiny"}, turning]
+    kinds += [{"coordinates": False}, {"dataset": "cifar10"}]
+    configs = [Config(**kind, seed=seed) for kind in kinds for seed in (0, 1)]
+    names = labels(configs)
+    assert names[0::2] == names[1::2]
+    assert len(set(names)) == len(kinds)
+    assert names[0] == "CIPER, image aug."
+    assert names[10] == "CIPER, image aug., turning network"  # which has no coordinates anyway
+    assert names[12] == "CIPER, image aug., without coordinates"
+    assert set(labels([Config(width=8, epochs=2, seed=seed) for seed in range(2)])) == {"CIPER, image aug."}
+    zoo = [Config(**kind, seed=seed) for part in ("probing", "alpha", "explorer", "kin") for kind in zoo_grid(part)[0]
+           for seed in (0, 1)]  # fmt: skip
+    assert len(set(labels(zoo))) == len(zoo) / 2
+    assert "CLeVER, image aug." in labels(zoo)
 
 
 def test_scores_that_are_no_shares_have_their_own_axis():

@@ -13,7 +13,7 @@ from ciperlib.analyse.tables import over_seeds
 from ciperlib.config import Config
 from ciperlib.files import home
 from ciperlib.learn.runs import find_run, zoo_grid
-from ciperlib.present.plotting import label, label_of
+from ciperlib.present.labels import label_of, labels
 
 CORE50 = "CORe50's names indexed"
 FACTORS = ("category", "object", "session", "pose")
@@ -85,9 +85,9 @@ def test_the_readme_s_table_of_synergy_is_what_was_published():
 
 def test_the_readme_s_table_of_alpha_is_what_the_portraits_say():
     rows = []
-    for config in portrayed():
+    for config, name in zip(portrayed(), labels(portrayed())):
         own = load_portrait(config)
-        rows.append({"encoder": label(config), **own.scores, "synergy": own.synergy["value"]})
+        rows.append({"encoder": name, **own.scores, "synergy": own.synergy["value"]})
     means = pd.DataFrame(rows).groupby("encoder").mean()
     text = (home() / "README.md").read_text()
     table = re.findall(r"^\| ([^|]+?)" + r" \| ([-\d.]+)" * 5 + r" \|$", text, re.M)

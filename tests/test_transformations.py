@@ -5,15 +5,13 @@ import torch
 import torchvision.transforms.functional as TF
 from conftest import make_noise_images
 
-from ciperlib import config
 from ciperlib.analyse.orbits import LEVEL, SOURCE, as_orbits, extract_orbits, pixel_orbits
 from ciperlib.data import load_images
 from ciperlib.learn.augment import Augmentation
-from ciperlib.learn.pixels import BLENDS
-from ciperlib.learn.transformations import (
+from ciperlib.learn.augment.pixels import BLENDS
+from ciperlib.learn.augment.transformations import (
     BLURS,
     PARAMETER_STEPS,
-    TRANSFORMATIONS,
     Transformed,
     azimuth_steps,
     blur,
@@ -21,13 +19,14 @@ from ciperlib.learn.transformations import (
     make_transformation,
     parameter_steps,
 )
+from ciperlib.registry import transformations
 
-MOVES_PIXELS = [name for name in TRANSFORMATIONS if name not in ("azimuth", "elevation", "distance", *PARAMETER_STEPS)]
+MOVES_PIXELS = [name for name in transformations if name not in ("azimuth", "elevation", "distance", *PARAMETER_STEPS)]
 
 
-def test_the_config_knows_all_of_them():
-    assert sorted(config.TRANSFORMATIONS) == sorted(TRANSFORMATIONS)
-    assert all(t.name == name and len(t.leak) > 10 for name, t in TRANSFORMATIONS.items())
+def test_each_is_known_by_its_own_name_and_says_its_leak():
+    known = {name: make_transformation(name) for name in transformations}
+    assert all(t.name == name and len(t.leak) > 10 for name, t in known.items())
 
 
 @pytest.mark.parametrize("name", MOVES_PIXELS)
@@ -55,12 +54,12 @@ def test_groups_close(name, times):
 
 def test_agreement_with_torchvision():
     x = make_noise_images(4).floats()
-    turned = TRANSFORMATIONS["rotation"].apply(x, 1)
+    turned = make_transformation("rotation").apply(x, 1)
     torch.testing.assert_close(turned, TF.rotate(x, 90))
-    torch.testing.assert_close(TRANSFORMATIONS["horizontal_flip"].apply(x, 1), TF.hflip(x))
-    torch.testing.assert_close(TRANSFORMATIONS["vertical_flip"].apply(x, 1), TF.vflip(x))
-    torch.testing.assert_close(TRANSFORMATIONS["inversion"].apply(x, 1), TF.invert(x))
-    grey = TRANSFORMATIONS["grayscale"].apply(x, 1)
+    torch.testing.assert_close(make_transformation("horizontal_flip").apply(x, 1), TF.hflip(x))
+    torch.testing.assert_close(make_transformation("vertical_flip").apply(x, 1), TF.vflip(x))
+    torch.testing.assert_close(make_transformation("inversion").apply(x, 1), TF.invert(x))
+    grey = make_transformation("grayscale").apply(x, 1)
     torch.testing.assert_close(grey, TF.rgb_to_grayscale(x, 3), atol=1e-3, rtol=0)
     wide = torch.rand(2, 3, 32, 32)
     for level, side in enumerate(BLURS):

@@ -353,7 +353,7 @@ def test_factors_are_true_balanced_and_named(name, tmp_path):
         assert images.name == f"{name}-32"
         assert {factors[k].dtype for k in ("category", "object", "session")} == {torch.int64}
         assert {factors[k].dtype for k in ("azimuth", "elevation", "distance")} == {torch.float32}
-        again = render(*(factors[k] for k in turntable.POSE))
+        again = render(*(factors[k] for k in turntable.RENDERED))
         assert torch.equal(again.images, images.images)
         assert torch.equal(again.masks, images.masks)
         assert set(factors["object"].bincount().tolist()) == {2, 3}
@@ -381,7 +381,7 @@ def test_the_draws_cover_their_ranges_and_splits_differ():
         assert abs(unit.mean() - 0.5) < 0.02
         assert abs(unit.var() - 1 / 12) < 0.005
         assert not torch.equal(train[name][:100], test[name][:100])
-    pairs = torch.stack([train[name].double() for name in turntable.POSE])
+    pairs = torch.stack([train[name].double() for name in turntable.RENDERED])
     assert (torch.corrcoef(pairs) - torch.eye(5)).abs().max() < 0.06
     assert train["session"].bincount().min() > 0.8 * 5000 / 11
 
@@ -497,6 +497,6 @@ def test_orbits_turn_objects_and_nothing_else():
     torch.testing.assert_close(images.factors["azimuth"][8:].diff(), torch.full((7,), math.tau / 8))
     for name in ("session", "elevation", "distance"):
         assert len(images.factors[name].unique()) == 1
-    again = render(*(images.factors[k] for k in turntable.POSE))
+    again = render(*(images.factors[k] for k in turntable.RENDERED))
     assert torch.equal(images.images, again.images)
     assert torch.equal(images.masks, again.masks)

@@ -23,8 +23,8 @@ from ciperlib.analyse.readers import read_levels
 from ciperlib.analyse.results import one_row_table
 from ciperlib.analyse.solvers import bootstrap_interval
 from ciperlib.data.imageset import ImageSet
+from ciperlib.learn.augment.transformations import Transformation
 from ciperlib.learn.seeds import derived_seed
-from ciperlib.learn.transformations import Transformation
 
 # level 1 as often as this (for the azimuth: as often as there are levels) is once around, and nothing has happened
 CYCLIC = {"rotation": 4, "horizontal_flip": 2, "vertical_flip": 2, "inversion": 2, "azimuth": None}

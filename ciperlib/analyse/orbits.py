@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ciperlib.analyse.features import Features, FeaturesError, extract_features, pixel_features
 from ciperlib.data.imageset import ImageSet
-from ciperlib.learn.transformations import LEVEL, Transformation
+from ciperlib.learn.augment.transformations import LEVEL, Transformation
 
 SOURCE = "source"  # every orbit has the factors `source` and `level`
 

@@ -21,7 +21,7 @@ from ciperlib.analyse.probes import fit_linear_probe
 from ciperlib.analyse.solvers import bootstrap_interval
 from ciperlib.data.imageset import ImageSet
 from ciperlib.learn.augment import Augmentation
-from ciperlib.learn.pixels import ORDERS
+from ciperlib.learn.augment.pixels import ORDERS
 from ciperlib.learn.seeds import derived_seed
 
 # one on top of the other, as in CLeVER's tables: jitter .4 .4 .4 .1, flip always, rotation within 90 degrees, elastic

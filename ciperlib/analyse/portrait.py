@@ -33,9 +33,9 @@ from ciperlib.config import Config
 from ciperlib.data import load_images
 from ciperlib.data.imageset import ImageSet, TrainedOn
 from ciperlib.files import SealError, read_sealed, sha256, write_atomically
+from ciperlib.learn.augment.transformations import Transformation, make_transformation
 from ciperlib.learn.devices import find_device
 from ciperlib.learn.runs import Run, load_run, shipped_digest, zoo_grid, zoo_root
-from ciperlib.learn.transformations import Transformation, make_transformation
 
 PORTRAIT, FLOORS = "portrait.safetensors", "floors.json"
 ASKED, TARGET, TURNED, NULLS = "azimuth", "category", 500, 19  # as in notebook 05

@@ -15,7 +15,7 @@ FOLDER = CIFAR10.base_folder
 TEST_IDS_FROM = 1_000_000
 
 
-@datasets.register("cifar10", label="CIFAR-10", fixed=True, place=30)
+@datasets.register("cifar10", label="CIFAR-10", factors=("category",), fixed=True, place=30)
 def load(
     name: str, split: str, *, size: int | None = None, image_size: int = 32, root: str | Path | None = None
 ) -> ImageSet:

@@ -16,7 +16,7 @@ IMAGES = {"coil-100": 7200, "coil-100-64": 6944}  # the official folder; a copy 
 PATTERN = re.compile(r"obj(\d+)__(\d+)\.png")
 
 
-@datasets.register("coil100", label="COIL-100", steps=("pose",), enough={"pose": 200}, category=False, place=50)
+@datasets.register("coil100", label="COIL-100", factors=("object", "azimuth"), enough={"pose": 200}, place=50)
 def load(
     name: str, split: str, *, size: int | None = None, image_size: int = 32, root: str | Path | None = None
 ) -> ImageSet:

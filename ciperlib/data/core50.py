@@ -36,7 +36,7 @@ PATTERN = re.compile(r"C_(\d\d)_(\d\d)_(\d\d\d)\.png")
 BLOCK = 50  # frames (2.5 seconds of video) that are not divided between fitting and testing
 
 
-@datasets.register("core50", label="CORe50", steps=("session",), place=60)
+@datasets.register("core50", label="CORe50", factors=("category", "object", "session"), place=60)
 def load(
     name: str, split: str, *, size: int | None = None, image_size: int = 32, root: str | Path | None = None
 ) -> ImageSet:

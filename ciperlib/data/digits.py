@@ -23,7 +23,7 @@ FILES = {  # unpacked: bytes and MD5, since other sets of digits and clothes com
 }
 
 
-@datasets.register("digits", label="handwritten digits", smallest_side=28, place=80)
+@datasets.register("digits", label="handwritten digits", factors=("category",), smallest_side=28, place=80)
 def load(
     name: str, split: str, *, size: int | None = None, image_size: int = 32, root: str | Path | None = None
 ) -> ImageSet:

@@ -18,7 +18,9 @@ OBJECTS, VIEWS = 10, 41  # of a category, of an object
 PATTERN = re.compile(rf"({'|'.join(CATEGORIES)})(\d+)-(\d+)-(\d+)\.png")  # polar angle, azimuth
 
 
-@datasets.register("eth80", label="ETH-80", steps=("pose",), enough={"pose": 160}, place=40)
+@datasets.register(
+    "eth80", label="ETH-80", factors=("category", "object", "azimuth", "elevation"), enough={"pose": 160}, place=40
+)
 def load(
     name: str, split: str, *, size: int | None = None, image_size: int = 32, root: str | Path | None = None
 ) -> ImageSet:

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ciperlib.config import DATASET_STEPS
 from ciperlib.data.columns import to_factors
 from ciperlib.data.division import in_turns, tested_rows
 from ciperlib.data.imageset import DataError, ImageSet, data_root
@@ -28,7 +27,7 @@ SETTLED = 2_000_000_000  # nanoseconds after which another content has another t
 _digests: dict[tuple, bytes] = {}  # of the pictures in files that this process has read
 
 
-@datasets.register("folder", label="a folder of your own", steps=DATASET_STEPS, named=True, place=90)
+@datasets.register("folder", label="a folder of your own", factors=None, named=True, place=90)
 def load(
     name: str, split: str, *, size: int | None = None, image_size: int = 32, root: str | Path | None = None
 ) -> ImageSet:

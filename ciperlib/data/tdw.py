@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ciperlib.data.imageset import DataError, ImageSet, data_root
+from ciperlib.data.imageset import POSE, DataError, ImageSet, data_root
 from ciperlib.data.photographs import find_folder, first, read_images
 from ciperlib.registry import datasets
 
@@ -20,7 +20,7 @@ DISTANCES, ELEVATIONS, AZIMUTHS = (0.3, 0.4, 0.5, 0.6), 7, 36  # elevations from
 VIEWS = len(DISTANCES) * ELEVATIONS * AZIMUTHS  # 1,008 of each object
 
 
-@datasets.register("tdw", label="TDW", steps=("pose",), category=False, place=70)
+@datasets.register("tdw", label="TDW", factors=("object", *POSE), place=70)
 def load(
     name: str, split: str, *, size: int | None = None, image_size: int = 32, root: str | Path | None = None
 ) -> ImageSet:

@@ -7,7 +7,7 @@ import json
 import lzma
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,10 @@ _XZ = [{"id": lzma.FILTER_LZMA2, "preset": 9, "lc": 0, "lp": 1, "pb": 1}]
 
 class RunError(Exception):
     """A run that is missing, unfinished, damaged or busy; the message says what to do about it."""
+
+
+class PluginRunError(RunError):
+    """A run of a user's own code that is not loaded, or is another version."""
 
 
 class RunBusyError(RunError):
@@ -150,7 +154,7 @@ def load_run(folder: str | Path) -> Run:
             raise RunError(f"{folder / name} is missing; delete the folder and train again, or restore the file")
         if sha256(folder / name) != digest:
             raise RunError(f"{folder / name} is damaged (its checksum is wrong); delete the folder and train again")
-    config = read_config(folder, status["versions"].get("ciperlib", "unknown"))
+    config = _read_plugin_config(folder, status)
     if config.name != folder.name:
         raise RunError(f"{folder} holds the run {config.name}; rename the folder back, its name is its identity")
     return Run(folder, config, status)
@@ -184,6 +188,26 @@ def _read_checked(path: Path) -> tuple[dict[str, Any], bool]:
     return value, sealed or digest is not None
 
 
+def _read_plugin_config(folder: Path, status: dict[str, Any]) -> Config:
+    """The run's config, once the user's own code that it was made with is known to be what is loaded."""
+    made = status.get("plugins", {})
+    try:
+        config = read_config(folder, status["versions"].get("ciperlib", "unknown"))
+    except RunError as error:
+        if not made:
+            raise
+        raise PluginRunError(
+            f"the run in {folder} was made with your own {', '.join(made)}: load its file (plugin=...) first"
+        ) from error
+    for name, digest in config.plugins.items():
+        if made.get(name) != digest:
+            raise PluginRunError(
+                f"the run in {folder} was made with another version of your {name} ({made.get(name)}, now {digest}): "
+                "bring that file back, raise its `recipe`, or delete the folder and train again"
+            )
+    return config
+
+
 def shipped_digest(path: Path) -> str | None:
     """SHA-256 of a file of the zoo, or of one of its runs, as it was shipped; None where no table names it.
 
@@ -207,7 +231,8 @@ def read_config(folder: Path, version: str = "unknown") -> Config:
 
 
 def find_runs(root: str | Path | None = None, **choices: Any) -> list[Run]:
-    """All finished runs under `root` (default: `runs/`) whose config has these choices, in order of name.
+    """All finished runs under `root` (default: `runs/`) whose config has these choices, in order of name; without
+    those of a user's own code that is not loaded.
 
     Raises:
         RunError: an unknown choice, or a finished run that is damaged.
@@ -216,7 +241,10 @@ def find_runs(root: str | Path | None = None, **choices: Any) -> list[Run]:
         if name not in Config.__dataclass_fields__:
             raise RunError(f"configs have no {name!r}{nearest(name, Config.__dataclass_fields__)}")
     folders = sorted(path.parent for path in runs_root(root).glob(f"*/{STATUS}"))
-    runs = [load_run(folder) for folder in folders]
+    runs = []
+    for folder in folders:
+        with suppress(PluginRunError):
+            runs.append(load_run(folder))
     return [run for run in runs if all(getattr(run.config, name) == value for name, value in choices.items())]
 
 

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ciperlib.config import RECIPE, Config
-from ciperlib.data.imageset import POSE, ImageSet, TrainedOn, load_images
-from ciperlib.learn.augment import CROP_SCALE, Augmentation, View
+from ciperlib.data.imageset import ImageSet, TrainedOn, load_images
+from ciperlib.learn.augment import View, make_augmentation
 from ciperlib.learn.devices import environment, find_device, has_fast_bf16, memory_format
 from ciperlib.learn.encoders.base import Encoder
 from ciperlib.learn.methods import make_objective
@@ -306,7 +306,7 @@ class Trainer:
             for kind, tensor in self.optimiser.state[parameter].items():
                 if tensor is not None:
                     tensors[f"{kind}/{name}"] = tensor
-        images = {"images": self.images.digest(), "content": self.config.content}
+        images = {"images": self.images.digest(), "content": self.config.content, "plugins": self.config.plugins}
         return tensors, {"history": self.history, "environment": environment(self.device), **images}
 
     def resume(self, folder: Path) -> None:
@@ -321,6 +321,11 @@ class Trainer:
         tensors, metadata = found
         if (metadata["images"], metadata["content"]) != (self.images.digest(), self.config.content):
             raise TrainingError(f"{folder} was begun with other images; bring them back, or remove its {STATE}")
+        if metadata.get("plugins", {}) != self.config.plugins:
+            raise TrainingError(
+                f"{folder} was begun with another version of your {' and '.join(self.config.plugins)}: bring that file "
+                f"back, raise its `recipe`, or remove {STATE}"
+            )
         here = environment(self.device)
         for what, begun in metadata["environment"].items():
             if here.get(what) != begun and rank() == 0:
@@ -343,6 +348,7 @@ class Trainer:
             "compute": self.objective.compute,
             "trained_on": asdict(TrainedOn.of(self.images)),
             "training_ids": self.images.digest(),
+            **({"plugins": plugins} if (plugins := self.config.plugins) else {}),
         }
 
 
@@ -352,17 +358,3 @@ def make_optimiser(config: Config, objective: Objective) -> torch.optim.Optimize
     if config.optimiser == "adamw":
         return torch.optim.AdamW(parameters, config.learning_rate, weight_decay=config.weight_decay)
     return torch.optim.SGD(parameters, config.learning_rate, config.momentum, weight_decay=config.weight_decay)
-
-
-def make_augmentation(config: Config, images: ImageSet, crop_scale: tuple[float, float] = CROP_SCALE) -> Augmentation:
-    """The config's augmentation for an image set, with what its method adds to it."""
-    augmentation = Augmentation(
-        config.augmentations,
-        sessions=len(images.labels.get("session", ())),
-        pose=tuple(name for name in POSE if name in images.factors) or POSE,
-        crop_scale=crop_scale,
-        flip_probability=config.flip_probability,
-        jitter_strength=config.jitter_strength,
-        order=config.augmentation_order,
-    )
-    return methods[config.method].build.augment(augmentation, config)

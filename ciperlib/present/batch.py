@@ -17,6 +17,7 @@ from urllib.parse import quote
 from ciperlib.config import nearest, profile_parameters
 from ciperlib.files import home, sha256, write_atomically, write_json
 from ciperlib.markup import as_html, as_markdown
+from ciperlib.plugin import find_plugin
 from ciperlib.present.records import (
     OUTPUT_VARIABLE,
     STATUS,
@@ -57,6 +58,8 @@ def run(
     declared = check_names(notebook, values)
     folder = Path(output or home() / "out") / folder_name(notebook, values)
     record = Record(str(notebook.name), dict(values), profile, "running", str(folder))
+    if values.get("plugin"):
+        values["plugin"] = str(find_plugin(values["plugin"]))  # wherever the kernel runs
     kept = _prepare(folder, notebook.name)
     write_record(record)
     start = time.monotonic()
@@ -170,10 +173,18 @@ def _index(records: list[Record]) -> str:
 
 
 def folder_name(notebook: Path, values: Mapping[str, Any]) -> str:
-    """The notebook's stem, and a hash of what was set if anything was, and of its place if it is not the workbook's."""
+    """The notebook's stem, and a hash of what was set if anything was, and of its place if it is not the workbook's.
+
+    A plugin counts with what is in it: once it has changed, its runs are others.
+
+    Raises:
+        PluginError: a plugin that is missing.
+    """
     ours = notebook.resolve().parent == home() / "notebooks"
     if not values and ours:
         return notebook.stem
+    if values.get("plugin"):
+        values = {**values, "plugin": [values["plugin"], sha256(find_plugin(values["plugin"]))]}
     text = json.dumps([values, "" if ours else str(notebook.resolve().parent)], sort_keys=True, default=str)
     return f"{notebook.stem}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 

@@ -27,8 +27,9 @@ from ciperlib.analyse.portrait import (
 )
 from ciperlib.config import IMAGE_STEPS, Config
 from ciperlib.markup import as_plotly
+from ciperlib.present.labels import GREY, colour_of, label, label_of
 from ciperlib.present.pictures import as_data_uri, embedding_names, factor_colours, outline
-from ciperlib.present.plotting import GREY, TEMPLATE, WIDTH, colour_of, label, label_of
+from ciperlib.present.plotting import TEMPLATE, WIDTH
 from ciperlib.registry import methods
 
 VIEWS = {",".join(IMAGE_STEPS): "image", "pose": "pose"} | {
@@ -135,8 +136,7 @@ def _about(portrait: Portrait) -> str:
     config = portrait.config
     if config is None:
         return portrait.name
-    rate = f", learning rate {config.learning_rate:g}" if config.learning_rate != Config().learning_rate else ""
-    return f"{label(config)}, seed {config.seed} ({config.epochs} epochs on {config.train_size:,} images{rate})"
+    return f"{label(config)}, seed {config.seed} ({config.epochs} epochs on {config.train_size:,} images)"
 
 
 def encoder_parts(portrait: Portrait) -> Parts:

@@ -23,6 +23,7 @@ from plotly.graph_objects import Figure
 from ciperlib.files import home, write_atomically, write_json
 from ciperlib.learn.devices import environment, find_device
 from ciperlib.markup import NO_FORMULAS, as_html, as_markdown
+from ciperlib.plugin import load_plugin
 from ciperlib.present import drawing
 from ciperlib.present.drawing import to_png
 from ciperlib.present.records import OUTPUT_VARIABLE
@@ -34,16 +35,20 @@ SECONDS_TO_WAIT = 20  # for a browser to start, while somebody is waiting
 _session = {"interactive": True, "plotly_js_shown": False}
 
 
-def setup(interactive: bool = True, device: str = "auto") -> torch.device:
+def setup(interactive: bool = True, device: str = "auto", plugin: str = "") -> torch.device:
     """Called first in every notebook; says which versions it runs on, and gives the device to put images on.
 
     Args:
         interactive: True where a reader is, who gets controls and progress bars; False in a batch, which gets lines.
         device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1".
+        plugin: a Python file of your own whose methods, steps, networks, images and measures can then be chosen by
+            name. Its code is run.
 
     Raises:
         DeviceError: a GPU is asked for where torch sees none.
+        PluginError: the file is missing, fails, or registers a name that is taken.
     """
+    load_plugin(plugin)
     _session.update(interactive=interactive, plotly_js_shown=False)
     facts = environment(place := find_device(device))
     if (folder := output_folder()) is not None:

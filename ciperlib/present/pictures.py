@@ -18,7 +18,8 @@ from ciperlib.analyse.embedding import Embedding
 from ciperlib.analyse.features import Features
 from ciperlib.analyse.saliency import as_bytes
 from ciperlib.markup import as_plotly
-from ciperlib.present.plotting import GREY, TEMPLATE, WIDTH
+from ciperlib.present.labels import GREY
+from ciperlib.present.plotting import TEMPLATE, WIDTH
 
 
 def plot_images(

@@ -16,15 +16,12 @@ from plotly.subplots import make_subplots
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from ciperlib.config import IMAGE_STEPS, Config
 from ciperlib.markup import as_plotly
-from ciperlib.registry import architectures, methods
+from ciperlib.present.labels import GREY, colour_of, label_of
 
-OTHERS = {"pixels": "#999999", "yours": "#CC79A7"}  # what is shown beside the methods: an encoder from elsewhere
 LOSSES = {"contrastive": "contrastive loss (nats)", "predictive": "predictive loss"}
 BOOKKEEPING = ("epoch", "total", "learning_rate", "seconds")  # of a history; all else are terms of the loss
 WIDTH = 840  # pixels: what JupyterLab shows beside its file browser in a window of 1,280
-GREY = "#777777"  # readable on white and on black
 GRID = "rgba(127,127,127,0.25)"
 
 TEMPLATE = go.layout.Template(
@@ -38,38 +35,6 @@ TEMPLATE = go.layout.Template(
         legend=dict(orientation="h", y=1.02, yanchor="bottom"),
     )
 )
-
-
-def colour_of(method: str) -> str:
-    """The one colour of a method through the whole workbook: told apart by colour-blind readers (Okabe and Ito)."""
-    return methods[method].colour if method in methods else OTHERS.get(method, GREY)
-
-
-def label_of(method: str) -> str:
-    """How a method is called in tables and figures; of any other name, itself."""
-    return methods[method].label if method in methods else method
-
-
-def label(config: Config) -> str:
-    """How a config is called in tables and figures: its method and the kind of its augmentation."""
-    if config.method == "transformation_prediction":
-        return _prediction_label(config)
-    kinds = {IMAGE_STEPS: "image aug.", ("pose",): "pose aug.", ("session",): "session aug."}
-    kinds |= {tuple(step for step in IMAGE_STEPS if step != left): f"no {left}" for left in IMAGE_STEPS}
-    kind = kinds.get(config.augmentations, "+".join(config.augmentations))
-    own = methods[config.method]
-    method = own.label + (f" {config.alpha:g}" if config.alpha != (own.alpha or 0) else "")
-    name = f"{method}, {kind}" if own.trained else method
-    return name if config.coordinates else f"{name}, without coordinates"
-
-
-def _prediction_label(config: Config) -> str:
-    name = config.transformation.replace("_", " ")
-    image = " + image aug." if config.augmentations else ""
-    plain = "" if config.coordinates else ", without coordinates"
-    other = config.architecture != Config.architecture
-    informed = {"none": "", "added": ", class added", "removed": ", class removed"}[config.class_information]
-    return name + image + informed + (f", {architectures[config.architecture].label}" if other else plain)
 
 
 def plot_measures(

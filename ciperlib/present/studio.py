@@ -33,8 +33,7 @@ def make_studio_augmentation(
 
 def changeable(augmentation: Augmentation) -> list[ParameterSpec]:
     """The parameters that can be changed by hand: those of the image steps, in their order (a pose is only drawn)."""
-    known = {spec.name for spec in Augmentation(tuple(set(augmentation.steps) & set(IMAGE_STEPS))).specs}
-    return [spec for spec in augmentation.specs if spec.predicted and spec.name in known]
+    return [spec for spec in augmentation.specs if spec.predicted and spec.step in augmentation.image_steps]
 
 
 def plot_studio(

@@ -10,7 +10,8 @@ import plotly.graph_objects as go
 
 from ciperlib.analyse.tables import over_seeds
 from ciperlib.markup import as_plotly
-from ciperlib.present.plotting import GREY, TEMPLATE, WIDTH
+from ciperlib.present.labels import GREY
+from ciperlib.present.plotting import TEMPLATE, WIDTH
 
 VERDICTS = {  # and their colours: told apart by colour-blind readers, readable under black letters
     "invariant": "#7FB8E0",

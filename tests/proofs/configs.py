@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from ciperlib.config import CLASS_INFORMATION, STEPS, TRANSFORMATIONS, Config, ConfigError
+from ciperlib.config import Config, ConfigError
 from ciperlib.data.imageset import ImageSet, load_images
 from ciperlib.learn.training import Trainer, TrainingError
-from ciperlib.registry import architectures, methods
+from ciperlib.registry import architectures, methods, steps
 from proofs.trial import tell
 
 CASES = 1000
@@ -45,7 +45,7 @@ def _draw(generator: random.Random) -> dict[str, Any]:
     pick = generator.choice
     choices: dict[str, Any] = {
         "method": pick(list(methods)), "architecture": pick(list(architectures)), "dataset": pick(DATASETS),
-        "augmentations": [step for step in STEPS if generator.random() < 0.5], "seed": generator.randrange(2**62),
+        "augmentations": [step for step in steps if generator.random() < 0.5], "seed": generator.randrange(2**62),
         "width": pick((1, 2, 4, 8, 12, 16)), "norm": pick(("batch", "group")), "coordinates": pick((True, False)),
         "projector_width": pick((2, 7, 32)), "predictor_width": pick((1, 5, 32)), "epochs": 1,
         **{name: pick(values) for name, values in SIZES.items()},
@@ -55,10 +55,8 @@ def _draw(generator: random.Random) -> dict[str, Any]:
         if f.name not in choices and generator.random() < 0.3:
             if f.name == "alpha":
                 choices[f.name] = pick((0, 0.1, 1, 10))
-            elif options and f.name in ("transformation", "class_information"):
-                choices[f.name] = pick(TRANSFORMATIONS if f.name == "transformation" else CLASS_INFORMATION)
             elif options:
-                choices[f.name] = pick(options)
+                choices[f.name] = pick(list(options))
             elif f.name in ("flip_probability", "jitter_strength", "invariant_share", "momentum"):
                 choices[f.name] = pick((0, 0.3, 0.5, 0.9, 1))
             elif f.name in ("learning_rate", "weight_decay", "temperature"):

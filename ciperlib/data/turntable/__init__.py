@@ -19,17 +19,17 @@ from safetensors.torch import save
 from torch import Tensor
 from tqdm import tqdm
 
-from ciperlib.config import DATASET_STEPS
 from ciperlib.data.imageset import ImageSet, data_root
 from ciperlib.data.turntable.catalogue import CATEGORIES, OBJECTS, SESSIONS
 from ciperlib.data.turntable.raycaster import Rendering, render
 from ciperlib.files import write_atomically
 from ciperlib.registry import datasets
 
-__all__ = ["CATEGORIES", "OBJECTS", "POSE", "SESSIONS", "Rendering", "load", "orbits", "render"]
+__all__ = ["CATEGORIES", "OBJECTS", "RENDERED", "SESSIONS", "Rendering", "load", "orbits", "render"]
 
 VERSION = 4  # of the pixels: raise it whenever an image changes, and cached images are rendered again
-POSE = ("object", "session", "azimuth", "elevation", "distance")  # what render takes, in its order
+RENDERED = ("object", "session", "azimuth", "elevation", "distance")  # what render takes, in its order
+FACTORS = ("category", *RENDERED)
 SIZES = {"train": 5000, "test": 2500}
 ELEVATIONS = (math.radians(10), math.radians(70))
 DISTANCES = (0.8, 1.3)
@@ -39,11 +39,11 @@ SEEDS = {"turntable": {"train": 101, "test": 102}, "turntable_sessions": {"train
 
 
 @datasets.register(
-    "turntable", label="turntable", steps=DATASET_STEPS, enough={"pose": 100, "session": 159}, fixed=True,
+    "turntable", label="turntable", factors=FACTORS, enough={"pose": 100, "session": 159}, fixed=True,
     rendered=True, place=10,
 )  # fmt: skip
 @datasets.register(
-    "turntable_sessions", label="turntable, new places", steps=DATASET_STEPS, enough={"pose": 100, "session": 409},
+    "turntable_sessions", label="turntable, new places", factors=FACTORS, enough={"pose": 100, "session": 409},
     fixed=True, rendered=True, place=20,
 )  # fmt: skip
 def load(
@@ -95,7 +95,7 @@ def orbits(
 
 
 def _rerender(factors: dict[str, Tensor], image_size: int, **options: int) -> tuple[Tensor, Tensor]:
-    rendered = render(*(factors[name] for name in POSE), image_size=image_size, **options)
+    rendered = render(*(factors[name] for name in RENDERED), image_size=image_size, **options)
     return rendered.images, rendered.masks
 
 
@@ -139,7 +139,7 @@ def _stored(folder: Path, stem: str) -> list[tuple[int, Path]]:
 
 
 def _render_all(title: str, factors: dict[str, Tensor], image_size: int) -> tuple[Tensor, Tensor]:
-    columns = [factors[name] for name in POSE]
+    columns = [factors[name] for name in RENDERED]
     steps = tqdm(range(0, len(columns[0]), 250), f"rendering {title}", leave=False, delay=2, disable=None)
     parts = [render(*(column[i : i + 250] for column in columns), image_size=image_size) for i in steps]
     return torch.cat([part.images for part in parts]), torch.cat([part.masks for part in parts])

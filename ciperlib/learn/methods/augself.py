@@ -11,20 +11,23 @@ from ciperlib.learn.methods import losses
 from ciperlib.learn.methods.base import Batch, Losses
 from ciperlib.learn.methods.heads import make_predictor
 from ciperlib.learn.methods.simclr import SimCLR
-from ciperlib.learn.methods.targets import relative
+from ciperlib.learn.methods.targets import pair_targets
 from ciperlib.learn.parallel import gather
 from ciperlib.learn.seeds import seeded
-from ciperlib.registry import CONTRAST, methods
+from ciperlib.registry import CONTRAST, methods, steps
 
-PREDICTED = ("pose", "crop", "flip", "jitter")
+
+def asked_steps(known) -> list[str]:
+    """Those of the steps whose difference a head is asked for."""
+    return [step for step in known if steps[step].answer is not None]
 
 
 def check_steps(config: Config) -> None:
     """Raises ConfigError where the views have none of the steps that are predicted."""
-    if not set(config.augmentations) & set(PREDICTED):
+    if not asked_steps(config.augmentations):
         raise ConfigError(
             f"augmentations={config.augmentations} does not go with method='augself', which predicts "
-            f"{', '.join(PREDICTED)}: choose at least one of them"
+            f"{', '.join(asked_steps(steps))}: choose at least one of them"
         )
 
 
@@ -43,11 +46,12 @@ class AugSelf(SimCLR):
     def build_heads(self, inputs, config, specs):
         super().build_heads(inputs, config, specs)
         self.specs, zeros = tuple(specs), torch.zeros(1, len(specs))
-        sizes = {step: value.shape[1] for step, value in relative(specs, zeros, zeros).items() if step in PREDICTED}
-        if not sizes:
-            raise ValueError(f"augself predicts {', '.join(PREDICTED)}, and the views have none of them")
+        targets = pair_targets(specs, zeros, zeros)
+        if not asked_steps(targets):
+            raise ValueError(f"augself predicts {', '.join(asked_steps(steps))}, and the views have none of them")
         self.difference_predictors = nn.ModuleDict()
-        for step, size in sizes.items():
+        for step in asked_steps(targets):
+            size = targets[step].shape[1]
             with seeded(config.seed, f"{step}_predictor"):
                 self.difference_predictors[step] = make_predictor(2 * inputs, config.predictor_width, size)
 
@@ -55,7 +59,7 @@ class AugSelf(SimCLR):
         h1, h2 = self.represent_views(batch)
         first, second = (gather(view.parameters) for view in batch.views)
         # both orders
-        forth, back = relative(self.specs, first, second), relative(self.specs, second, first)
+        forth, back = pair_targets(self.specs, first, second), pair_targets(self.specs, second, first)
         pairs = torch.cat((torch.cat((h1, h2), 1), torch.cat((h2, h1), 1)))
         terms = {"contrastive": self.contrastive((h1, h2))}
         for step, predictor in self.difference_predictors.items():
@@ -67,8 +71,9 @@ class AugSelf(SimCLR):
 
 def difference_loss(step: str, guess: Tensor, target: Tensor) -> Tensor:
     """AugSelf's loss of one step: guess and target [R, k] -> scalar."""
-    if step == "flip":
+    answer = steps[step].answer
+    if answer == "flag":
         return F.binary_cross_entropy_with_logits(guess, target)
-    if step == "pose":
+    if answer == "free":
         return losses.parameter_loss(guess, losses.standardise(target))
     return losses.parameter_loss(guess.tanh(), target)

@@ -9,7 +9,7 @@ from ciperlib.learn.methods import losses
 from ciperlib.learn.methods.base import Batch, Losses
 from ciperlib.learn.methods.heads import make_projector
 from ciperlib.learn.methods.simclr import SimCLR
-from ciperlib.learn.methods.targets import absolute
+from ciperlib.learn.methods.targets import anchor_targets
 from ciperlib.learn.parallel import gather, own_rows
 from ciperlib.learn.seeds import seeded
 from ciperlib.registry import CONTRAST, methods
@@ -33,7 +33,7 @@ class EquiMod(SimCLR):
     def build_heads(self, inputs, config, specs):
         super().build_heads(inputs, config, specs)
         self.specs, width = tuple(specs), config.projector_width
-        k = absolute(specs, torch.zeros(1, len(specs))).shape[1]
+        k = anchor_targets(specs, torch.zeros(1, len(specs))).shape[1]
         with seeded(config.seed, "equivariant_projector"):
             self.equivariant_projector = make_projector(inputs, width, config.norm)
         with seeded(config.seed, "parameter_projector"):
@@ -44,7 +44,7 @@ class EquiMod(SimCLR):
     def forward(self, batch: Batch) -> Losses:
         h0, h = self.represent_all(batch)
         y0, *y = self.equivariant_projector(torch.cat((h0, *h))).chunk(1 + len(h))
-        code = absolute(self.specs, torch.cat([gather(view.parameters) for view in batch.views]))
+        code = anchor_targets(self.specs, torch.cat([gather(view.parameters) for view in batch.views]))
         parameters = self.parameter_projector(torch.cat([own_rows(part) for part in code.chunk(len(h))]))
         guess = self.embedding_predictor(torch.cat((y0.repeat(len(h), 1), parameters), 1))
         contrastive = self.contrastive(h)

@@ -34,17 +34,15 @@ class ContrastiveHead(nn.Module):
 class PredictiveHead(nn.Module):
     """The predictor and its loss: asks for h in which one can read what was done to the image.
 
-    Quantities and flags are predicted from h0 - h1 by least squares (paper, section 3.2); the session, a category,
-    from [h0, h1] by cross-entropy, because a difference loses it whenever both images share it.
+    Quantities and flags are predicted from h0 - h1 by least squares (paper, section 3.2); a category, such as the
+    session, from [h0, h1] by cross-entropy, because a difference loses it whenever both images share it.
     """
 
     def __init__(self, inputs: int, config: Config, specs: Sequence[ParameterSpec]):
         super().__init__()
         predicted = [(i, spec) for i, spec in enumerate(specs) if spec.predicted]
         self.columns = [i for i, spec in predicted if spec.kind != "categorical"]
-        self.session_column, sessions = next(
-            ((i, int(spec.high) + 1) for i, spec in predicted if spec.kind == "categorical"), (None, 0)
-        )
+        self.category_columns = {f"{spec.name}_predictor": i for i, spec in predicted if spec.kind == "categorical"}
         self.fixed = config.standardisation == "fixed"
         self.sign = {"plus": 1, "minus": -1}[config.prediction_sign]
         self.register_buffer("parameter_mean", torch.zeros(len(self.columns)))
@@ -52,9 +50,10 @@ class PredictiveHead(nn.Module):
         if self.columns:
             with seeded(config.seed, "predictor"):
                 self.predictor = make_predictor(inputs, config.predictor_width, len(self.columns))
-        if sessions:
-            with seeded(config.seed, "session_predictor"):
-                self.session_predictor = make_predictor(2 * inputs, config.predictor_width, sessions)
+        for name, column in self.category_columns.items():
+            with seeded(config.seed, name):
+                classes = int(specs[column].high) + 1
+                self.add_module(name, make_predictor(2 * inputs, config.predictor_width, classes))
 
     def calibrate(self, parameters: Tensor) -> None:
         """Sets the fixed standardisation from many drawn parameters [R, D]; unused unless the config asks for it."""
@@ -70,9 +69,9 @@ class PredictiveHead(nn.Module):
             predicted = gather(self.predictor(torch.cat([h0 - hv for hv in h])))
             constants = (self.parameter_mean, self.parameter_std) if self.fixed else ()
             loss = loss + losses.parameter_loss(predicted, losses.standardise(target[:, self.columns], *constants))
-        if self.session_column is not None:
-            logits = gather(self.session_predictor(torch.cat([torch.cat((h0, hv), 1) for hv in h])))
-            loss = loss + F.cross_entropy(logits.float(), target[:, self.session_column].long())
+        for name, column in self.category_columns.items():
+            logits = gather(self.get_submodule(name)(torch.cat([torch.cat((h0, hv), 1) for hv in h])))
+            loss = loss + F.cross_entropy(logits.float(), target[:, column].long())
         return self.sign * loss
 
 

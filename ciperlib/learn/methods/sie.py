@@ -8,7 +8,7 @@ from torch import nn
 
 from ciperlib.learn.methods import losses
 from ciperlib.learn.methods.base import Batch, Losses, Objective
-from ciperlib.learn.methods.targets import relative
+from ciperlib.learn.methods.targets import pair_targets
 from ciperlib.learn.parallel import gather, own_rows
 from ciperlib.learn.seeds import seeded
 from ciperlib.registry import methods
@@ -39,7 +39,7 @@ class SIE(Objective):
     def build_heads(self, inputs, config, specs):
         self.specs, self.split = tuple(specs), config.split
         zeros = torch.zeros(1, len(specs))
-        k = sum(value.shape[1] for value in relative(specs, zeros, zeros).values())
+        k = sum(value.shape[1] for value in pair_targets(specs, zeros, zeros).values())
         if not k:
             raise ValueError("sie predicts what leads from one view to the other, and the views have no parameters")
         size = inputs - self.split
@@ -57,7 +57,7 @@ class SIE(Objective):
         h = torch.cat(self.represent_views(batch))
         a1, a2 = (gather(z) for z in self.invariant_expander(h[:, : self.split]).float().chunk(2))
         b1, b2 = (gather(z) for z in self.equivariant_expander(h[:, self.split :]).float().chunk(2))
-        steps = relative(self.specs, *(gather(view.parameters) for view in batch.views))
+        steps = pair_targets(self.specs, *(gather(view.parameters) for view in batch.views))
         change, mine = losses.standardise(torch.cat(list(steps.values()), 1)), own_rows(b1)
         maps = self.hypernetwork(own_rows(change)).float().view(len(mine), -1, b1.shape[1])
         guess = gather((maps * mine[:, None]).sum(2))

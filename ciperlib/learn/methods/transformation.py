@@ -7,12 +7,12 @@ import torch.nn.functional as F
 
 from ciperlib.config import Config, ConfigError
 from ciperlib.learn.augment import CROP_SCALE
+from ciperlib.learn.augment.transformations import Transformed, make_transformation
 from ciperlib.learn.methods.base import Batch, Losses, Objective
 from ciperlib.learn.methods.heads import make_predictor
 from ciperlib.learn.parallel import gather
 from ciperlib.learn.seeds import seeded
-from ciperlib.learn.transformations import Transformed, make_transformation
-from ciperlib.registry import dataset_of, methods
+from ciperlib.registry import dataset_of, methods, transformations
 
 
 def name_parts(config: Config) -> list[str]:
@@ -23,26 +23,26 @@ def name_parts(config: Config) -> list[str]:
 
 def check_images(config: Config) -> None:
     """Raises ConfigError where the images have not what is predicted, or the views hide it."""
-    images = dataset_of(config.dataset)
-    if config.class_information != "none" and not images.category:
+    images, wanted = dataset_of(config.dataset), transformations[config.transformation]
+    if config.class_information != "none" and not images.has("category"):
         raise ConfigError(
             f"class_information={config.class_information!r} does not go with dataset={config.dataset!r}, whose images "
             "have no category; choose class_information='none', or another dataset"
         )
-    if config.transformation in ("elevation", "distance") and not images.rendered:
+    if wanted.rendered and not images.rendered:
         raise ConfigError(
             f"transformation={config.transformation!r} does not go with dataset={config.dataset!r}: its parts are "
             "those of the turntable's range; choose dataset='turntable', or another transformation"
         )
-    if config.transformation == "azimuth" and "pose" not in images.steps:
+    if not images.has(*wanted.needs):
         raise ConfigError(
-            f"transformation='azimuth' does not go with dataset={config.dataset!r}, whose views are not known; "
-            "choose dataset='turntable', or another transformation"
+            f"transformation={config.transformation!r} does not go with dataset={config.dataset!r}, whose "
+            f"{' and '.join(wanted.needs)} is not known; choose dataset='turntable', or another transformation"
         )
-    if config.transformation == "horizontal_flip" and "flip" in config.augmentations:
+    if hides := set(config.augmentations) & set(wanted.hidden_by):
         raise ConfigError(
-            "transformation='horizontal_flip' does not go with the augmentation flip, which hides it: "
-            "nobody could tell who mirrored the image; leave flip out"
+            f"transformation={config.transformation!r} does not go with the augmentation {min(hides)}, which hides it: "
+            f"nobody could tell who did that to the image; leave {min(hides)} out"
         )
 
 

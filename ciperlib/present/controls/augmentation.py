@@ -7,11 +7,12 @@ from contextlib import contextmanager
 
 import ipywidgets as widgets
 
-from ciperlib.config import IMAGE_STEPS, STEPS, Config
+from ciperlib.config import IMAGE_STEPS, Config
 from ciperlib.data.imageset import ImageSet
 from ciperlib.learn.augment import Augmentation
 from ciperlib.present.controls.elements import WRAPPED, Control, LiveFigure, make_box, make_list, make_slider
 from ciperlib.present.studio import changeable, make_studio_augmentation, plot_studio
+from ciperlib.registry import steps as all_steps
 
 STRENGTHS = {  # a keyword of make_studio_augmentation: name, choices, first choice
     "smallest_crop": ("smallest crop", [0.08, 0.2, 0.4, 0.6, 0.8, 1.0], 1),
@@ -37,7 +38,7 @@ class AugmentationStudio(Control):
     ) -> None:
         steps = Config(method="random", augmentations=augmentations).augmentations
         self.images, self.draw, self._settles = images, seed, False
-        known = [step for step in STEPS if step in IMAGE_STEPS or {"object", "session"} <= images.factors.keys()]
+        known = [step for step, own in all_steps.items() if set(own.needs) <= images.factors.keys()]
         self.steps = {step: make_box(step, step in steps) for step in known}
         self.strengths = {
             key: make_slider(name, [f"{value:g}" for value in values], at, static)

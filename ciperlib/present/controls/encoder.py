@@ -11,7 +11,7 @@ from ciperlib.config import IMAGE_STEPS
 from ciperlib.learn.runs import STATUS, RunError, load_run, runs_root
 from ciperlib.present import explorer
 from ciperlib.present.controls.elements import NARROW, STYLE, Control, LiveFigure, Text, make_list, make_slider
-from ciperlib.present.plotting import label
+from ciperlib.present.labels import label
 
 
 class AlphaExplorer(Control):
@@ -89,7 +89,7 @@ class AlphaExplorer(Control):
                 damaged.append(str(error))
                 continue
             if c.method != "random":
-                names.append((f"{label(c)}, seed {c.seed}, {c.epochs} epochs", str(folder)))
+                names.append((f"{label(c)}, seed {c.seed}", str(folder)))
         self.own.options = names
         self.own.value = chosen
         self.say(" ".join(damaged), warning=bool(damaged))

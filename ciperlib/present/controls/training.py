@@ -12,15 +12,16 @@ from typing import Any
 import ipywidgets as widgets
 import pandas as pd
 
-from ciperlib.config import STEPS, Config
+from ciperlib.config import Config
 from ciperlib.learn.devices import find_device
 from ciperlib.learn.progress import Progress
 from ciperlib.learn.runs import Run, read_state, runs_root
 from ciperlib.learn.training import TrainingError, fit, settle
 from ciperlib.present.controls.elements import NARROW, STYLE, WRAPPED, Control, LiveFigure, make_box, make_list
 from ciperlib.present.controls.encoder import AlphaExplorer
-from ciperlib.present.plotting import label, plot_history
-from ciperlib.registry import methods
+from ciperlib.present.labels import labels
+from ciperlib.present.plotting import plot_history
+from ciperlib.registry import datasets, methods, steps
 
 Rows = list[dict[str, float]]
 
@@ -116,7 +117,7 @@ class TrainYourOwn(Control):
         self.alpha.disabled = methods[choices.get("method", "ciper")].alpha is None
         self.epochs = widgets.IntText(config.epochs, description="epochs", style=STYLE, layout=NARROW)
         self.dataset = make_list("images", _datasets(config), config.dataset)
-        self.steps = {step: make_box(step, step in config.augmentations) for step in STEPS}
+        self.steps = {step: make_box(step, step in config.augmentations) for step in steps}
         self.train = widgets.Button(description="train", button_style="primary")
         self.stop = widgets.Button(description="stop", disabled=True)
         self.bar = widgets.FloatProgress(value=0, min=0, max=1, description="0 %", layout=widgets.Layout(width="400px"))
@@ -225,7 +226,7 @@ class TrainYourOwn(Control):
         """The curves of another training stay in the figure, for comparison."""
         last = self.training
         if last is not None and last.rows and last.asked != config:
-            self.before = {f"before: {label(last.config)}": pd.DataFrame(last.rows)}
+            self.before = {f"before: {labels([last.config, config])[0]}": pd.DataFrame(last.rows)}
 
     def _show(self, training: Training, text: str) -> None:
         self.bar.value, self.bar.description = len(training.rows) / training.config.epochs, text
@@ -234,4 +235,5 @@ class TrainYourOwn(Control):
 
 
 def _datasets(config: Config) -> list[str]:
-    return list(dict.fromkeys(["turntable", "turntable_sessions", "cifar10", config.dataset]))
+    """What can be trained on without a name of the user's own, and what the config says."""
+    return list(dict.fromkeys([*(name for name, known in datasets.items() if not known.named), config.dataset]))

@@ -12,9 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ciperlib.config import IMAGE_STEPS
+from ciperlib.config import IMAGE_STEPS, ConfigError, nearest
 from ciperlib.data.imageset import ImageSet
-from ciperlib.learn.augment import Augmentation, ParameterSpec, View
+from ciperlib.learn.augment.augmentation import Augmentation
+from ciperlib.learn.augment.base import ParameterSpec, View
+from ciperlib.registry import transformations
 
 LEVEL = "level"  # the parameter that says at which level an image is
 BLURS = (0, 5, 9, 15)  # side of the Gaussian's window at 32x32; 0 does nothing
@@ -109,10 +111,10 @@ class Transformed:
 
 
 def make_transformation(name: str) -> Transformation:
-    """One of `TRANSFORMATIONS` by name, those with a free number of levels at 4; ValueError for another name."""
-    if name not in TRANSFORMATIONS:
-        raise ValueError(f"there is no transformation {name!r}; choose one of {', '.join(TRANSFORMATIONS)}")
-    return TRANSFORMATIONS[name]
+    """One that is registered, by name, those with a free number of levels at 4; ConfigError for another name."""
+    if name not in transformations:
+        raise ConfigError(f"there is no transformation {name!r}{nearest(name, transformations)}")
+    return transformations[name].build()
 
 
 def jigsaw(images: Tensor, level: int) -> Tensor:
@@ -187,12 +189,14 @@ class _Rendered(Transformation):
 _FROM_RENDERING = "from the picture alone, never from pixels: each level is rendered"
 
 
+@transformations.register("azimuth", label="azimuth", place=81, needs=("azimuth",))
 def azimuth_steps(m: int = 4) -> Transformation:
     """The object's azimuth in m equal parts of a circle."""
     levels = tuple(f"{360 * i / m:g}° to {360 * (i + 1) / m:g}°" for i in range(m))
     return _Rendered("azimuth", levels, _same, False, _FROM_RENDERING)
 
 
+@transformations.register("elevation", label="elevation", place=82, rendered=True)
 def elevation_steps(m: int = 4) -> Transformation:
     """The camera's elevation in m equal parts of the turntable's range, 10 to 70 degrees."""
     low, high = 10.0, 70.0
@@ -200,6 +204,7 @@ def elevation_steps(m: int = 4) -> Transformation:
     return _Rendered("elevation", names, _same, False, _FROM_RENDERING, math.radians(low), math.radians(high))
 
 
+@transformations.register("distance", label="distance", place=83, rendered=True)
 def distance_steps(m: int = 4) -> Transformation:
     """The camera's distance in m equal parts of the turntable's range, 0.8 to 1.3."""
     low, high = 0.8, 1.3
@@ -249,27 +254,58 @@ def _set(images: Tensor, level: int, name: str, values: list[float]) -> Tensor:
     return augmentation.replay(images, row.expand(len(images), -1))
 
 
-TRANSFORMATIONS = {
-    t.name: t
-    for t in (
-        Transformation("identity", tuple("abcd"), _same, True, "not at all: the levels do nothing"),
-        Transformation(
-            "rotation", tuple(f"{90 * i}°" for i in range(4)), _turn, False,
-            "from light, shadows and the horizon; not from borders: whole pixels are moved",
-        ),
-        Transformation("horizontal_flip", ("as it is", "mirrored"), partial(_flip, axis=3), False,
-                       "from writing, and from light that always comes from one side"),
-        Transformation("vertical_flip", ("as it is", "upside down"), partial(_flip, axis=2), False,
-                       "from light from above, floor and horizon"),
-        Transformation("inversion", ("as it is", "negative"), _invert, False, "from the usual colours"),
-        Transformation("grayscale", ("colour", "grey"), _grey, True, "from any colour at all: no object need be known"),
-        Transformation("jigsaw", tuple("".join(str(i + 1) for i in order) for order in TILES), jigsaw, False,
-                       "from edges that do not continue across the seams"),
-        Transformation("blur", tuple(f"window {side}" if side else "sharp" for side in BLURS), blur, True,
-                       "from the sharpness of any edge"),
-        azimuth_steps(),
-        elevation_steps(),
-        distance_steps(),
-        *(parameter_steps(name) for name in PARAMETER_STEPS),
+@transformations.register("identity", label="identity", place=80)
+def _identity() -> Transformation:
+    return Transformation("identity", tuple("abcd"), _same, True, "not at all: the levels do nothing")
+
+
+@transformations.register("rotation", label="rotation", place=10)
+def _rotation() -> Transformation:
+    leak = "from light, shadows and the horizon; not from borders: whole pixels are moved"
+    return Transformation("rotation", tuple(f"{90 * i}°" for i in range(4)), _turn, False, leak)
+
+
+@transformations.register("horizontal_flip", label="horizontal flip", place=20, hidden_by=("flip",))
+def _horizontal_flip() -> Transformation:
+    leak = "from writing, and from light that always comes from one side"
+    return Transformation("horizontal_flip", ("as it is", "mirrored"), partial(_flip, axis=3), False, leak)
+
+
+@transformations.register("vertical_flip", label="vertical flip", place=30)
+def _vertical_flip() -> Transformation:
+    leak = "from light from above, floor and horizon"
+    return Transformation("vertical_flip", ("as it is", "upside down"), partial(_flip, axis=2), False, leak)
+
+
+@transformations.register("inversion", label="inversion", place=40)
+def _inversion() -> Transformation:
+    return Transformation("inversion", ("as it is", "negative"), _invert, False, "from the usual colours")
+
+
+@transformations.register("grayscale", label="grayscale", place=50)
+def _grayscale() -> Transformation:
+    return Transformation(
+        "grayscale", ("colour", "grey"), _grey, True, "from any colour at all: no object need be known"
     )
-}  # fmt: skip
+
+
+@transformations.register("jigsaw", label="jigsaw", place=60)
+def _jigsaw() -> Transformation:
+    levels = tuple("".join(str(i + 1) for i in order) for order in TILES)
+    return Transformation("jigsaw", levels, jigsaw, False, "from edges that do not continue across the seams")
+
+
+@transformations.register("blur", label="blur", place=70)
+def _blur() -> Transformation:
+    levels = tuple(f"window {side}" if side else "sharp" for side in BLURS)
+    return Transformation("blur", levels, blur, True, "from the sharpness of any edge")
+
+
+def _register_steps_of(name: str) -> None:
+    @transformations.register(name, label=name.replace("_", " "), place=90)
+    def build() -> Transformation:
+        return parameter_steps(name)
+
+
+for _name in PARAMETER_STEPS:
+    _register_steps_of(_name)

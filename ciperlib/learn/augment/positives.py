@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
-from ciperlib.config import DATASET_STEPS
 from ciperlib.data.imageset import ImageSet
+from ciperlib.learn.augment.base import DatasetStep
 
 
-class PartnersError(ValueError):
+class PositivesError(ValueError):
     """Images of which some have no other image to be their view; the message says which and what to do."""
 
 
 @dataclass(frozen=True, eq=False)
-class Partners:
+class Positives:
     """Which images can stand for an image: those of its object, without one run of images that holds it.
 
     Attributes:
@@ -35,40 +36,40 @@ class Partners:
         return self.images[start + chosen + length * (chosen >= skip)]
 
 
-_TABLES: WeakKeyDictionary[ImageSet, dict[tuple, Partners]] = WeakKeyDictionary()  # made once for an image set
+_TABLES: WeakKeyDictionary[ImageSet, dict[tuple, Positives]] = WeakKeyDictionary()  # made once for an image set
 
 
-def find_partners(image_set: ImageSet, steps: tuple[str, ...], sessions: int, pose: tuple[str, ...]) -> Partners:
-    """The table of an image set for the dataset steps among `steps`, made once and kept as long as the image set.
+def find_positives(image_set: ImageSet, steps: Mapping[str, DatasetStep]) -> Positives:
+    """The table of an image set for these dataset steps, made once and kept as long as the image set.
 
     Raises:
-        PartnersError: a factor that a step needs is missing or out of range, or an object has no other image.
+        PositivesError: a factor that a step needs is missing or out of range, an object has no other image, or two
+            steps want a difference in two factors.
     """
-    key = (*(step for step in DATASET_STEPS if step in steps), sessions, *pose)
+    key = tuple((type(step), step.needs, step.other, step.specs) for step in steps.values())
     tables = _TABLES.setdefault(image_set, {})
     if key not in tables:
-        _check_factors(image_set, steps, sessions, pose)
-        tables[key] = _make_partners(image_set, "session" in steps)
+        _check_factors(image_set, steps)
+        others = {step.other for step in steps.values()} - {""}
+        if len(others) > 1:
+            raise PositivesError(f"a view can be asked to differ in one factor, not in {' and '.join(sorted(others))}")
+        tables[key] = _make_positives(image_set, next(iter(others), ""))
     return tables[key]
 
 
-def _check_factors(image_set: ImageSet, steps: tuple[str, ...], sessions: int, pose: tuple[str, ...]) -> None:
-    needed = {"pose": ("object", *pose), "session": ("object", "session")}
-    for step in set(steps) & set(DATASET_STEPS):
-        for factor in needed[step]:
+def _check_factors(image_set: ImageSet, steps: Mapping[str, DatasetStep]) -> None:
+    for name, step in steps.items():
+        for factor in step.needs:
             if factor not in image_set.factors:
-                raise PartnersError(f"the step {step!r} needs the factor {factor!r}, which {image_set.name!r} has not")
-    if "session" in steps:
-        known, count = image_set.factors["session"].unique().tolist(), sessions
-        if not set(known) <= set(range(count)):
-            raise PartnersError(f"sessions={count} means 0 to {count - 1}, but {image_set.name!r} has sessions {known}")
+                raise PositivesError(f"the step {name!r} needs the factor {factor!r}, which {image_set.name!r} has not")
+        step.check(image_set)
 
 
-def _make_partners(image_set: ImageSet, other_session: bool) -> Partners:
+def _make_positives(image_set: ImageSet, other: str) -> Positives:
     images = torch.arange(len(image_set), device=image_set.device)
     objects = image_set.factors["object"].unique(return_inverse=True)[1]
-    # the run to leave out: the anchor's session, or the anchor alone
-    own = image_set.factors["session"].unique(return_inverse=True)[1] if other_session else images
+    # the run to leave out: what shares the anchor's session, say, or the anchor alone
+    own = image_set.factors[other].unique(return_inverse=True)[1] if other else images
     key = objects * len(image_set) + own
     order = key.argsort()
     (start, total), (skip, length) = _runs(objects[order]), _runs(key[order])
@@ -76,12 +77,12 @@ def _make_partners(image_set: ImageSet, other_session: bool) -> Partners:
     alone = image_set.factors["object"][table[3] == 0].tolist()
     if alone:
         label = dict(enumerate(image_set.labels.get("object", ()))).get(alone[0], "no label")
-        raise PartnersError(
+        raise PositivesError(
             f"object {alone[0]} ({label}) of {image_set.name!r} has no other image"
-            f"{' from another session' if other_session else ''} to be its view: "
+            f"{f' from another {other}' if other else ''} to be its view: "
             "take more images (train_size), or leave the object out"
         )
-    return Partners(order, table)
+    return Positives(order, table)
 
 
 def _runs(values: Tensor) -> tuple[Tensor, Tensor]:
