@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ciperlib.config import DEFAULT_PROFILE, Config, ConfigError, profile_parameters
-from ciperlib.files import home, write_sealed
+from ciperlib.files import project_root, write_sealed
 from ciperlib.registry import datasets
 
 MOST_VALUES = 100_000  # of one parameter of a grid
@@ -57,10 +57,11 @@ def fit_command(options: argparse.Namespace) -> None:
 
 
 def probe_command(options: argparse.Namespace) -> None:
-    from ciperlib.analyse.tables import default_factors, probe_floors, probe_run, to_metrics, to_table
+    from ciperlib.analyse.probing.tables import default_factors, probe_baselines, probe_run, to_metrics, to_table
     from ciperlib.data import load_images
     from ciperlib.learn.devices import find_device
-    from ciperlib.learn.runs import METRICS, zoo_root
+    from ciperlib.learn.runs import METRICS
+    from ciperlib.learn.zoo import zoo_root
     from ciperlib.plugin import load_plugin
 
     load_plugin(options.plugin)
@@ -73,10 +74,10 @@ def probe_command(options: argparse.Namespace) -> None:
     protocol = {"protocol": options.protocol} if options.protocol else {}
     if protocol:
         factors = tuple(name for name in factors if name != "pose")  # which has a protocol of its own
-    floors = probe_floors(train, test, factors, config, **protocol)
-    results = probe_run(run, train, test, factors, floors=floors, **protocol)
+    baselines = probe_baselines(train, test, factors, config, **protocol)
+    results = probe_run(run, train, test, factors, baselines=baselines, **protocol)
     table = to_table(results, encoder=run.name)
-    print(table[["factor", "metric", "value", "low", "high", "n", "unseen", *_floor_columns(table)]].to_string())
+    print(table[["factor", "metric", "value", "low", "high", "n", "unseen", *_baseline_columns(table)]].to_string())
     if run.folder.parent != zoo_root():  # the zoo's metrics are part of what was shipped
         suffix = f" ({options.protocol})" if options.protocol else ""
         metrics = {name + suffix: value for name, value in to_metrics(results).items()}
@@ -84,7 +85,7 @@ def probe_command(options: argparse.Namespace) -> None:
 
 
 def run_command(options: argparse.Namespace) -> None:
-    from ciperlib.present.batch import publish, run, text_parameters
+    from ciperlib.batch.runner import publish, run, text_parameters
 
     records = []
     for notebook in options.notebook:
@@ -96,14 +97,14 @@ def run_command(options: argparse.Namespace) -> None:
         records.append(record)
     if options.publish:
         publish(records)
-        print(f"open {home() / 'out' / 'index.html'}; the pictures are in figures/")
+        print(f"open {project_root() / 'out' / 'index.html'}; the pictures are in figures/")
 
 
 def sweep_command(options: argparse.Namespace) -> None:
     import os
 
-    from ciperlib.present.batch import text_parameters
-    from ciperlib.present.sweep import estimate_seconds, make_tasks, sweep
+    from ciperlib.batch.runner import text_parameters
+    from ciperlib.batch.sweep import estimate_seconds, make_tasks, sweep
 
     workers = options.workers or os.cpu_count() or 1
     texts = text_parameters(Path(options.notebook))
@@ -126,7 +127,7 @@ def sweep_command(options: argparse.Namespace) -> None:
 
 
 def collect_command(options: argparse.Namespace) -> None:
-    from ciperlib.present.collect import write_collection
+    from ciperlib.batch.collect import write_collection
 
     table, paths = write_collection(options.folder)
     counts = ", ".join(f"{count} {status}" for status, count in table["status"].value_counts().items())
@@ -134,34 +135,35 @@ def collect_command(options: argparse.Namespace) -> None:
 
 
 def zoo_command(options: argparse.Namespace) -> None:
-    """Trains what the zoo's grid asks for and the zoo lacks, measures it, and makes the portraits that the explorer
+    """Trains what the zoo's grid asks for and the zoo lacks, measures it, and makes the reports that the explorer
     shows; several of these commands share the training."""
-    from ciperlib.analyse.portrait import FLOORS, Sitting, measure_floors, portrayed
+    from ciperlib.analyse.report import BASELINES_FILE, EvaluationImages, file_of, measure_baselines, reported
     from ciperlib.learn.devices import find_device
-    from ciperlib.learn.runs import RunBusyError, zoo_grid, zoo_root
+    from ciperlib.learn.runs import RunBusyError
+    from ciperlib.learn.zoo import zoo_grid, zoo_root
 
     find_device(options.device)
     kinds, seeds = zoo_grid()
     root = Path(options.root) if options.root else zoo_root()
     configs = [Config.from_parameters(**kind, seed=seed) for seed in seeds for kind in kinds]
-    shown, sitting = portrayed(), Sitting(options.device)
+    shown, evaluation = reported(), EvaluationImages(options.device)
     for number, config in enumerate(configs, 1):
         try:
-            if _add_to_zoo(config, root, options.device) | _portray(config, root, sitting, config in shown):
+            if _add_to_zoo(config, root, options.device) | _report(config, root, evaluation, config in shown):
                 print(f"{number} of {len(configs)} done", flush=True)
         except RunBusyError as error:
             print(error, flush=True)
-    if shown and not (root / FLOORS).exists():
-        write_sealed(root / FLOORS, measure_floors(sitting))
+    if shown and not file_of(root, BASELINES_FILE).exists():
+        write_sealed(root / BASELINES_FILE, measure_baselines(evaluation))
 
 
 def _add_to_zoo(config: Config, root: Path, device: str) -> bool:
     """Trains, halves, and measures the halved encoder: the numbers are those of the file that is shipped. False where
     it was there already."""
-    from ciperlib.analyse.tables import probe_run, to_metrics
+    from ciperlib.analyse.probing.tables import probe_run, to_metrics
     from ciperlib.data import load_images
-    from ciperlib.learn.runs import export_run, find_run
     from ciperlib.learn.training import fit
+    from ciperlib.learn.zoo import export_run, find_run
 
     found = find_run(config, root)
     if found is not None and found.metrics:
@@ -176,14 +178,14 @@ def _add_to_zoo(config: Config, root: Path, device: str) -> bool:
     return True
 
 
-def _portray(config: Config, root: Path, sitting, wanted: bool) -> bool:
-    from ciperlib.analyse.portrait import PORTRAIT, read_or_make
-    from ciperlib.learn.runs import find_run
+def _report(config: Config, root: Path, evaluation, wanted: bool) -> bool:
+    from ciperlib.analyse.report import REPORT, file_of, read_or_make
+    from ciperlib.learn.zoo import find_run
 
     run = find_run(config, root)
-    if not wanted or run is None or (run.folder / PORTRAIT).exists():
+    if not wanted or run is None or file_of(run.folder, REPORT).exists():
         return False
-    read_or_make(run, sitting)
+    read_or_make(run, evaluation)
     return True
 
 
@@ -201,18 +203,20 @@ def data_command(options: argparse.Namespace) -> None:
 def page_command(options: argparse.Namespace) -> None:
     from ciperlib.present.page import write_page
 
-    path = write_page(options.output or home() / "out" / "explorer.html")
+    path = write_page(options.output or project_root() / "out" / "explorer.html")
     print(f"{path}  ({path.stat().st_size / 1e6:.1f} MB); it needs nothing but a browser")
 
 
 def student_command(options: argparse.Namespace) -> None:
+    from ciperlib.batch.records import BatchError
     from ciperlib.present.exercises import write_student_copies
-    from ciperlib.present.records import BatchError
 
-    folder = Path(options.output or home() / "student")
-    fresh, left = write_student_copies(home() / "notebooks", folder)
+    folder = Path(options.output or project_root() / "student")
+    fresh, left = write_student_copies(project_root() / "notebooks", folder)
     if not fresh and not left:
-        raise BatchError(f"there are no notebooks in {home() / 'notebooks'}: they are part of the workbook's checkout")
+        raise BatchError(
+            f"there are no notebooks in {project_root() / 'notebooks'}: they are part of the workbook's checkout"
+        )
     for path in fresh:
         print(path)
     for path in left:
@@ -229,7 +233,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_parameters(fit, "a choice of the config: " + ", ".join(f.name for f in fields(Config)))
     fit.add_argument("--root", help="folder of runs (default: runs/)")
 
-    probe = _command(commands, "probe", probe_command, "what a trained encoder keeps, with floors and intervals")
+    probe = _command(commands, "probe", probe_command, "what a trained encoder keeps, with baselines and intervals")
     probe.add_argument("run", help="a run's folder, or its name in runs/ or the zoo")
     probe.add_argument("--protocol", choices=("lbfgs", "sgd", "knn"), help="for categories (default: lbfgs)")
 
@@ -355,7 +359,8 @@ def _seconds(text: str) -> float:
 
 
 def _find(name: str):
-    from ciperlib.learn.runs import RunError, load_run, runs_root, zoo_root
+    from ciperlib.learn.runs import RunError, load_run, runs_root
+    from ciperlib.learn.zoo import zoo_root
 
     for folder in (Path(name), runs_root() / name, zoo_root() / name):
         if folder.is_dir():
@@ -363,8 +368,8 @@ def _find(name: str):
     raise RunError(f"there is no run {name!r} here, in {runs_root()} or in {zoo_root()}; make it with `fit`")
 
 
-def _floor_columns(table) -> list[str]:
-    return [column for column in table if column.startswith("floor: ")]
+def _baseline_columns(table) -> list[str]:
+    return [column for column in table if column.startswith("baseline: ")]
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from ciperlib.files import home
+from ciperlib.files import project_root
 from ciperlib.registry import Entry, architectures, dataset_of, datasets, methods, options, steps, transformations
 
 CLASS_INFORMATION = ("none", "added", "removed")
@@ -263,12 +263,14 @@ def profile_parameters(profile: str, section: str) -> dict[str, Any]:
     Raises:
         ConfigError: there is no such profile.
     """
-    folder = home() / "notebooks" / "profiles"
+    folder = project_root() / "notebooks" / "profiles"
     path = folder / f"{profile}.yml"
     if not folder.is_dir() and profile == DEFAULT_PROFILE:
         return {}  # it changes nothing, and a library without its workbook has no profiles
     if not folder.is_dir():
-        raise ConfigError(f"profile {profile!r}: profiles are part of the workbook's checkout, and {home()} is none")
+        raise ConfigError(
+            f"profile {profile!r}: profiles are part of the workbook's checkout, and {project_root()} is none"
+        )
     if not path.is_file():
         raise ConfigError(f"there is no profile {profile!r}{nearest(profile, [p.stem for p in folder.glob('*.yml')])}")
     return _section(path, section)

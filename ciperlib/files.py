@@ -30,7 +30,7 @@ class NotOursError(RuntimeError):
     """A file in the way that this workbook did not make, or that was edited since."""
 
 
-def home() -> Path:
+def project_root() -> Path:
     """The checkout that this library belongs to, or the working directory where it was installed without one."""
     checkout = Path(__file__).resolve().parents[1]
     return checkout if (checkout / "notebooks").is_dir() else Path.cwd()
@@ -39,7 +39,7 @@ def home() -> Path:
 def place(given: str | Path | None, variable: str, default: str) -> Path:
     """A folder: what was given, else what the environment's `variable` says, else `default` in the workbook's home.
     A ~ is the user's home."""
-    return Path(given or os.environ.get(variable) or home() / default).expanduser()
+    return Path(given or os.environ.get(variable) or project_root() / default).expanduser()
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
@@ -134,7 +134,7 @@ def sha256(path: Path) -> str:
 
 
 @contextmanager
-def hold(path: Path, waits: Callable[[], None] | None = None) -> Iterator[None]:
+def lock(path: Path, waits: Callable[[], None] | None = None) -> Iterator[None]:
     """Holds a file against every other process, also of another user; the lock goes with the process, however it ends.
 
     Args:

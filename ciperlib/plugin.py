@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ciperlib.config import ConfigError
-from ciperlib.files import home, sha256
+from ciperlib.files import project_root, sha256
 from ciperlib.registry import REGISTRIES, RegistryError
 
 _LOADED: dict[Path, str] = {}  # file -> its digest
@@ -29,10 +29,10 @@ def find_plugin(path: str | Path) -> Path:
         PluginError: there is none.
     """
     given = Path(path).expanduser()
-    for place in (given, home() / given):
+    for place in (given, project_root() / given):
         if place.is_file():
             return place.resolve()
-    raise PluginError(f"plugin={str(path)!r}: there is no such file (looked in {Path.cwd()} and {home()})")
+    raise PluginError(f"plugin={str(path)!r}: there is no such file (looked in {Path.cwd()} and {project_root()})")
 
 
 def load_plugin(path: str | Path) -> None:

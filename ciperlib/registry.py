@@ -201,6 +201,20 @@ class Method(Entry):
     title: Callable[[Any], list[str]] | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Measure(Entry):
+    """A number of one encoder that its report holds: a function of (encoder, images), a frozen module and an
+    `EvaluationImages`, that gives the number, or (value, low, high) with its 95% interval.
+
+    Attributes:
+        needs: the factors that the images must have; without them it is left out.
+        digits: behind the point, where it is shown.
+    """
+
+    needs: tuple[str, ...] = ()
+    digits: int = 2
+
+
 E = TypeVar("E", bound=Entry)
 
 
@@ -314,7 +328,8 @@ architectures: Registry[Architecture] = Registry("architecture", Architecture, "
 methods: Registry[Method] = Registry("method", Method, "ciperlib.learn.methods")
 steps: Registry[Step] = Registry("step", Step, "ciperlib.learn.augment")
 transformations: Registry[Pretext] = Registry("transformation", Pretext, "ciperlib.learn.augment")
-REGISTRIES = (datasets, architectures, methods, steps, transformations)
+measures: Registry[Measure] = Registry("measure", Measure, "ciperlib.analyse.measures")
+REGISTRIES = (datasets, architectures, methods, steps, transformations, measures)
 
 
 def options() -> dict[str, Option]:

@@ -18,15 +18,15 @@ from pathlib import Path
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from ciperlib.analyse.embedding import fit_embedding
-from ciperlib.analyse.equivariance import measure_equivariance
+from ciperlib.analyse.attribution.fullgrad import FullGrad
+from ciperlib.analyse.equivariance.battery import measure_equivariance
 from ciperlib.analyse.features import Features
-from ciperlib.analyse.information import NULL_CHOICE, explaining_away
-from ciperlib.analyse.probes import fit_linear_probe
-from ciperlib.analyse.saliency import FullGrad
-from ciperlib.analyse.summary import deal_folds, summarise
-from ciperlib.analyse.vinformation import BASE_RIDGES, RANKS, RIDGES, estimate
-from ciperlib.analyse.worlds import lift, make_orbits, make_world
+from ciperlib.analyse.information.canonical_variates import assign_folds, fit_canonical_variates
+from ciperlib.analyse.information.explaining_away import NULL_CHOICE, explaining_away
+from ciperlib.analyse.information.vinformation import BASE_RIDGES, RANKS, RIDGES, estimate
+from ciperlib.analyse.layout.layouts import fit_layout
+from ciperlib.analyse.probing.probes import fit_linear_probe
+from ciperlib.analyse.synthetic import lift, make_orbits, make_world
 from ciperlib.config import IMAGE_STEPS, Config
 from ciperlib.data import turntable
 from ciperlib.data.imageset import ImageSet
@@ -144,7 +144,7 @@ def bench_probe(n: int = 50_000, d: int = 512, classes: int = 10) -> list[dict]:
     results = {}
 
     def fit(protocol: str) -> None:
-        results[protocol] = fit_linear_probe(train, test, "category", protocol=protocol, draws=0).value
+        results[protocol] = fit_linear_probe(train, test, "category", protocol=protocol, resamples=0).value
 
     a, b = median_seconds(lambda: fit("lbfgs"), lambda: fit("sgd"), repeats=1)
     points = 100 * (results["lbfgs"] - results["sgd"])
@@ -180,7 +180,7 @@ def bench_saliency(batch: int = 16) -> list[dict]:
 
 
 def bench_pacmap(n: int = 10_000, d: int = 128) -> list[dict]:
-    """PaCMAP of 10,000 representations: `fit_embedding` against the library alone, with a seed."""
+    """PaCMAP of 10,000 representations: `fit_layout` against the library alone, with a seed."""
     import logging
 
     logging.getLogger("pacmap").setLevel(logging.ERROR)
@@ -196,7 +196,7 @@ def bench_pacmap(n: int = 10_000, d: int = 128) -> list[dict]:
 
             pacmap.PaCMAP(n_components=2, random_state=0).fit_transform(matrix.numpy(), init="pca")
 
-    a, b = median_seconds(lambda: fit_embedding(features), alone, repeats=14)
+    a, b = median_seconds(lambda: fit_layout(features), alone, repeats=14)
     return [row(f"PaCMAP, {n:,} x {d}", 1 / a, "pacmap alone", 1 / b, "fits/s", 0.95)]
 
 
@@ -204,8 +204,8 @@ def bench_information(n: int = 5000, nulls: int = 100) -> list[dict]:
     """`explaining_away` without networks on 5,000 x 4 rows of 128 dimensions, 10 classes, 100 null draws; against the
     same regressions by scikit-learn in a loop: one fold of each kind is timed, and multiplied by how many there are."""
     orbits = lift(make_world("modular", n), 128).orbits
-    level, category, folds = orbits.factors["level"], orbits.factors["category"], deal_folds(orbits.groups, 5, 0)
-    summaries = summarise(orbits.matrix, level * 10 + category, 40, folds)
+    level, category, folds = orbits.factors["level"], orbits.factors["category"], assign_folds(orbits.groups, 5, 0)
+    summaries = fit_canonical_variates(orbits.matrix, level * 10 + category, 40, folds)
     seconds, fitted = 0.0, folds != 0
     for y, k, given, g, draws in ((level, 4, category, 10, nulls + 2), (category, 10, level, 4, 0)):
         rank, _ = sorted(estimate(summaries, y, k, given, g).chosen)[2]
@@ -217,7 +217,7 @@ def bench_information(n: int = 5000, nulls: int = 100) -> list[dict]:
             each = [_seconds_of_scikit_learn(x[fitted], y[fitted]) for x in inputs]
             seconds += 5 * (choices * sum(each) + 2 * each[RANKS.index(rank)] + more * each[RANKS.index(drawn_rank)])
     start = time.perf_counter()
-    explaining_away(orbits, "category", networks=False, nulls=nulls)
+    explaining_away(orbits, "category", networks=False, null_samples=nulls)
     ours = time.perf_counter() - start
     what = "explaining-away, 5,000 x 4 x 128, no networks"
     return [row(what, 1 / ours, "scikit-learn loop, extrapolated", 1 / seconds, "calls/s", 10)]
@@ -229,7 +229,7 @@ def bench_kin(batch: int = 128) -> list[dict]:
     names = {"essl": "E-SSL", "augself": "AugSelf", "equimod": "EquiMod", "sie": "SIE"}
     configs = [Config(method=method, batch_size=batch) for method in ("ciper", *names)]
     seconds = median_seconds(*(training_step(config) for config in configs), repeats=15)
-    ciper, *kin = (methods[c.method].build.compute * batch / each for c, each in zip(configs, seconds))
+    ciper, *kin = (methods[c.method].build.passes_per_image * batch / each for c, each in zip(configs, seconds))
     return [row(f"{n} step", rate, "CIPER's", ciper, "passes/s", 0.9) for n, rate in zip(names.values(), kin)]
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from ciperlib.files import home
+from ciperlib.files import project_root
 
-NOTEBOOKS = sorted((home() / "notebooks").glob("[0-9]*.ipynb"))
+NOTEBOOKS = sorted((project_root() / "notebooks").glob("[0-9]*.ipynb"))
 SHIPPED = {"06_ablations": {"table": "data/sweeps/ablations.csv", "sweep_profile": "teaching"}}  # without its sweep
 LONG = (pytest.mark.slow, pytest.mark.long)  # of `make prove`
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -35,13 +35,13 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ciperlib.analyse.features import Features, extract_features
-from ciperlib.analyse.information import explaining_away
-from ciperlib.analyse.probes import fit_linear_probe, fit_regression_probe
-from ciperlib.analyse.worlds import CLASS, lift, make_world
+from ciperlib.analyse.information.explaining_away import explaining_away
+from ciperlib.analyse.probing.probes import fit_linear_probe, fit_regression_probe
+from ciperlib.analyse.synthetic import CLASS, lift, make_world
 from ciperlib.config import IMAGE_STEPS, Config, profile_parameters
 from ciperlib.data import cifar10, turntable
 from ciperlib.data.imageset import ImageSet, data_root, load_images
-from ciperlib.files import home, write_json
+from ciperlib.files import project_root, write_json
 from ciperlib.learn.augment import Augmentation, View
 from ciperlib.learn.devices import environment
 from ciperlib.learn.encoders import make_encoder
@@ -55,7 +55,7 @@ from ciperlib.learn.seeds import seeded
 from ciperlib.learn.training import Trainer, fit, make_optimiser
 
 CPU = torch.device("cpu")
-PUBLISHED = home() / "figures" / "gpu.json"
+PUBLISHED = project_root() / "figures" / "gpu.json"
 VERSIONS = ("device", "ciperlib", "python", "torch", "torchvision")  # on another of these it is measured again
 METHODS, BATCHES = ("simclr", "ciper"), (256, 1024)
 LEAST_EPOCHS, PROBE_SECONDS = 10, 45  # of a training on CIFAR-10: fewer say nothing; kept for its probe
@@ -148,7 +148,7 @@ def compare_probes(here: Here) -> dict:
 def compare_fullgrad(here: Here) -> dict:
     """Maps, and whether their terms add up to the output as closely as FullGrad asks for."""
     try:
-        from ciperlib.analyse.saliency import TOLERANCE, FullGrad, saliency_map
+        from ciperlib.analyse.attribution.fullgrad import TOLERANCE, FullGrad, saliency_map
     except ModuleNotFoundError as error:
         return {"ok": None, "skipped": f"{error.name.split('.')[0]} is not installed"}
     encoder, images = used_encoder(here), world(here, "test", 16).floats()
@@ -274,7 +274,7 @@ def measure_probe(here: Here) -> dict:
     mixing = torch.randn(d, d, generator=generator) * torch.logspace(0, -2, d)
     noisy = 0.12 * torch.randn(10, d, generator=generator)[y] + torch.randn(len(y), d, generator=generator)
     made = Features(torch.relu(noisy @ mixing / 8), {"category": y}, *[torch.arange(len(y))] * 2)
-    fit_one = partial(fit_linear_probe, made.subset(slice(n)), made.subset(slice(n, None)), "category", draws=0)
+    fit_one = partial(fit_linear_probe, made.subset(slice(n)), made.subset(slice(n, None)), "category", resamples=0)
     results: list[Any] = []
     (seconds,) = time_in_turn(here, lambda: results.append(fit_one()), repeats=3)
     about = {"rows": n, "dimensions": d, "solved_on": str(results[0].model.weight.device)}
@@ -284,7 +284,7 @@ def measure_probe(here: Here) -> dict:
 def measure_explaining_away(here: Here) -> dict:
     """One call without networks on images x 4 rows of 128 dimensions, 100 null draws; the truth is known."""
     made, results = lift(make_world("modular", here.some(5000)), 128), []
-    call = partial(explaining_away, made.orbits, CLASS, networks=False, nulls=here.some(100))
+    call = partial(explaining_away, made.orbits, CLASS, networks=False, null_samples=here.some(100))
     (seconds,) = time_in_turn(here, lambda: results.append(call()), repeats=1)
     error = results[0].value - made.truth_nats
     return {"ok": here.rehearsal or abs(error) <= 0.06, "seconds_per_call": seconds[0], "error_nats": error}

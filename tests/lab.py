@@ -19,8 +19,8 @@ from pathlib import Path
 import nbformat
 from playwright.sync_api import Page, sync_playwright
 
-from ciperlib.files import home
-from ciperlib.present import batch
+from ciperlib.batch import runner
+from ciperlib.files import project_root
 
 FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-quic", "--no-first-run",
@@ -118,7 +118,7 @@ def serve_lab(folder: Path) -> Iterator[str]:
         path.write_text(text)
     own = {"CONFIG_DIR": ".config", "DATA_DIR": ".data", "RUNTIME_DIR": ".runtime"}
     environment = os.environ | {f"JUPYTER_{name}": str(folder / path) for name, path in own.items()}
-    environment |= {"JUPYTER_CONFIG_PATH": str(home() / "notebooks")}  # as `make lab` does it
+    environment |= {"JUPYTER_CONFIG_PATH": str(project_root() / "notebooks")}  # as `make lab` does it
     environment |= {"JUPYTERLAB_SETTINGS_DIR": str(folder / ".settings"), "IPYTHONDIR": str(folder / ".ipython")}
     environment |= {"JUPYTERLAB_WORKSPACES_DIR": str(folder / ".workspaces"), "JUPYTER_PLATFORM_DIRS": "1"}
     command = [
@@ -144,7 +144,7 @@ def copy_notebook(path: Path, folder: Path, profile: str = "smoke") -> str:
     from papermill.iorw import load_notebook_node
     from papermill.parameterize import parameterize_notebook
 
-    notebook = parameterize_notebook(load_notebook_node(str(path)), batch.profile_parameters(profile, path.stem))
+    notebook = parameterize_notebook(load_notebook_node(str(path)), runner.profile_parameters(profile, path.stem))
     nbformat.write(notebook, folder / path.name)
     return path.name
 
@@ -204,7 +204,7 @@ def count_figures(page: Page, seconds: float = 60) -> dict[str, int]:
 
 def artefact(name: str) -> Path:
     """Where a screenshot is kept: out/browser/."""
-    folder = home() / "out" / "browser"
+    folder = project_root() / "out" / "browser"
     folder.mkdir(parents=True, exist_ok=True)
     return folder / name
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from lab import artefact, copy_notebook, count_figures, open_browser, open_notebook, run_all, serve_lab
 
-from ciperlib.files import home, write_json
+from ciperlib.files import project_root, write_json
 from ciperlib.learn.devices import environment, find_device
 
 BUSY = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: pass"  # ends with whoever began it, however
@@ -65,7 +65,9 @@ def main() -> int:
     parser.add_argument("--notebooks", nargs="*", default=["01", "02", "03", "04", "05"], help="beginnings of names")
     parser.add_argument("--output", type=Path, help="the JSON file (default: standard output)")
     options = parser.parse_args()
-    paths = [path for name in options.notebooks for path in sorted((home() / "notebooks").glob(f"{name}*.ipynb"))]
+    paths = [
+        path for name in options.notebooks for path in sorted((project_root() / "notebooks").glob(f"{name}*.ipynb"))
+    ]
     with busy(options.busy):
         tries = [try_once(paths, number) for number in range(1, options.tries + 1)]
     sums = {name: [sum(row[name] for row in rows) for rows in tries] for name in ("expected", "drawn", "empty")}

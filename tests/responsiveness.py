@@ -19,7 +19,7 @@ import nbformat
 from lab import copy_notebook, figure_of, open_browser, open_notebook, run_all, serve_lab
 from playwright.sync_api import Page
 
-from ciperlib.files import home, write_json
+from ciperlib.files import project_root, write_json
 from ciperlib.learn.devices import environment, find_device
 from ciperlib.present.controls import AlphaExplorer
 from ciperlib.present.page import write_page
@@ -67,7 +67,7 @@ def measure_lab(notebooks: list[Path]) -> dict[str, dict[str, float]]:
                 run_all(page, 600)
                 seconds = time.monotonic() - start
                 page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.shutdown()")
-            batch = json.loads((home() / "figures" / f"{path.stem}.json").read_text())["seconds"]
+            batch = json.loads((project_root() / "figures" / f"{path.stem}.json").read_text())["seconds"]
             found[f"{path.stem}, opened and run"] = {"lab_s": seconds, "batch_s": batch, "ratio": seconds / batch}
     return found
 
@@ -115,7 +115,9 @@ def main() -> None:
         "--notebooks", nargs="*", default=["04"], help="beginnings of names; each takes its batch's time"
     )
     options = parser.parse_args()
-    notebooks = [path for name in options.notebooks for path in sorted((home() / "notebooks").glob(f"{name}*.ipynb"))]
+    notebooks = [
+        path for name in options.notebooks for path in sorted((project_root() / "notebooks").glob(f"{name}*.ipynb"))
+    ]
     rows = {**measure_page(), **measure_lab(notebooks), "growth of a kernel": measure_growth()}
     for name, row in rows.items():
         print(f"{name}:  " + "  ".join(f"{key} {value:.4g}" for key, value in row.items()))

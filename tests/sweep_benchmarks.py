@@ -18,17 +18,17 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ciperlib.batch import sweep as sweeping
+from ciperlib.batch.collect import collect
+from ciperlib.batch.records import write_record
+from ciperlib.batch.sweep import make_tasks, sweep
+from ciperlib.batch.task import Task, make_record
 from ciperlib.data import core50
 from ciperlib.data.photographs import read_images
-from ciperlib.files import home, write_json
+from ciperlib.files import project_root, write_json
 from ciperlib.learn.devices import environment, find_device
-from ciperlib.present import sweep as sweeping
-from ciperlib.present.collect import collect
-from ciperlib.present.records import write_record
-from ciperlib.present.sweep import make_tasks, sweep
-from ciperlib.present.task import Task, make_record
 
-ONE = home() / "notebooks" / "one_encoder.ipynb"
+ONE = project_root() / "notebooks" / "one_encoder.ipynb"
 
 
 def overhead(folder: Path, runs: int = 6) -> dict[str, float]:

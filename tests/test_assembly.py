@@ -18,20 +18,21 @@ import torch
 import torch.nn.functional as F
 from conftest import TINY, make_noise_images
 
-from ciperlib.analyse.decodability import decode_parameters
-from ciperlib.analyse.equivariance import evaluate_equivariance
-from ciperlib.analyse.information import explaining_away
+from ciperlib.analyse.equivariance.battery import evaluate_equivariance
+from ciperlib.analyse.equivariance.decodability import decode_parameters
+from ciperlib.analyse.information.explaining_away import explaining_away
 from ciperlib.analyse.orbits import extract_orbits
-from ciperlib.analyse.portrait import Sitting, read_portrait
-from ciperlib.analyse.tables import probe_run, to_metrics
+from ciperlib.analyse.probing.tables import probe_run, to_metrics
+from ciperlib.analyse.report import EvaluationImages, read_report
 from ciperlib.config import IMAGE_STEPS, RECIPE, Config
 from ciperlib.data import load_images
-from ciperlib.files import home
+from ciperlib.files import project_root
 from ciperlib.learn.augment import Augmentation
 from ciperlib.learn.augment.transformations import azimuth_steps, make_transformation
 from ciperlib.learn.devices import has_fast_bf16
-from ciperlib.learn.runs import load_run, zoo_root
+from ciperlib.learn.runs import load_run
 from ciperlib.learn.training import Trainer
+from ciperlib.learn.zoo import zoo_root
 from ciperlib.registry import methods
 
 CPU = torch.device("cpu")
@@ -146,20 +147,20 @@ def encoder_of(name: str):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["ciper-a1-pose-turntable-s1-9b3d4a3c"])
-def test_what_a_shipped_encoder_s_metrics_and_portrait_say_is_what_its_probes_give(name):
+def test_what_a_shipped_encoder_s_metrics_and_report_say_is_what_its_probes_give(name):
     run, _ = encoder_of(name)
     found = to_metrics(probe_run(run, images("turntable", 5000, 32), load_images("turntable", "test", size=2500)))
     for factor in ("category", "object", "session", "pose"):
-        for source in (run.metrics, read_portrait(run.folder, run.config).scores):
+        for source in (run.metrics, read_report(run.folder, run.config).scores):
             assert found[factor] == pytest.approx(source[factor], abs=0.003), factor
 
 
 @pytest.mark.slow
-def test_what_a_portrait_says_of_the_azimuth_is_what_the_estimate_gives():
+def test_what_a_report_says_of_the_azimuth_is_what_the_estimate_gives():
     run, encoder = encoder_of("ciper-a1-pose-turntable-s1-9b3d4a3c")
-    asked, levels = Sitting().turned
-    found = asdict(explaining_away(extract_orbits(encoder, levels, asked), "category", nulls=0))
-    shipped = read_portrait(run.folder, run.config).synergy
+    asked, levels = EvaluationImages().turned
+    found = asdict(explaining_away(extract_orbits(encoder, levels, asked), "category", null_samples=0))
+    shipped = read_report(run.folder, run.config).synergy
     for name in ("value", "forward", "backward", "level_entropy", "class_entropy", "forward_mlp", "backward_mlp"):
         assert found[name] == pytest.approx(shipped[name], abs=0.005), name
     assert (found["n"], found["levels"], found["classes"]) == (shipped["n"], shipped["levels"], shipped["classes"])
@@ -169,7 +170,7 @@ def test_what_a_portrait_says_of_the_azimuth_is_what_the_estimate_gives():
 @pytest.mark.parametrize("step", [make_transformation("rotation"), azimuth_steps(8)], ids=["rotation", "azimuth"])
 def test_a_row_of_the_table_of_equivariance_is_what_the_battery_gives(step):
     _, encoder = encoder_of("ciper-a1-image-turntable-s0-eab378d8")
-    table = pd.read_csv(home() / "data" / "sweeps" / "equivariance.csv")
+    table = pd.read_csv(project_root() / "data" / "sweeps" / "equivariance.csv")
     table = table[(table["encoder"] == "CIPER, image aug.") & (table["seed"] == 0)]
     (shipped,) = table[table["transformation"] == step.name].to_dict("records")
     found = evaluate_equivariance(encoder, load_images("turntable", "test", size=400), step).to_row()
@@ -181,7 +182,7 @@ def test_a_row_of_the_table_of_equivariance_is_what_the_battery_gives(step):
 @pytest.mark.slow
 def test_rows_of_the_table_of_parameters_are_what_the_regressions_give():
     _, encoder = encoder_of("ciper-a1-image-turntable-s0-eab378d8")
-    table = pd.read_csv(home() / "data" / "sweeps" / "parameters.csv")
+    table = pd.read_csv(project_root() / "data" / "sweeps" / "parameters.csv")
     table = table[(table["encoder"] == "CIPER, image aug.") & (table["seed"] == 0) & (table["reader"] == "difference")]
     train, test = images("turntable", 5000, 32).subset(slice(2000)), load_images("turntable", "test", size=2000)
     found = decode_parameters(encoder, train, test, Augmentation(IMAGE_STEPS), readers=("difference",))

@@ -9,13 +9,13 @@ import nbformat
 import pytest
 
 from ciperlib.__main__ import REFUSED, main
-from ciperlib.files import home
-from ciperlib.present import batch
-from ciperlib.present.batch import BatchError, publish, run, text_parameters
-from ciperlib.present.collect import collect, write_collection
-from ciperlib.present.records import Record, read_record, write_record
-from ciperlib.present.sweep import make_tasks, sweep
-from ciperlib.present.task import run_task
+from ciperlib.batch import runner
+from ciperlib.batch.collect import collect, write_collection
+from ciperlib.batch.records import Record, read_record, write_record
+from ciperlib.batch.runner import BatchError, publish, run, text_parameters
+from ciperlib.batch.sweep import make_tasks, sweep
+from ciperlib.batch.task import run_task
+from ciperlib.files import project_root
 
 
 def write_notebook(path: Path, declared: str, *cells: str, kernel: str = "python3") -> Path:
@@ -51,11 +51,11 @@ def test_a_text_that_looks_like_a_number_stays_a_text(notebook, tmp_path, capsys
 
 def test_a_sweep_of_every_notebook_asks_children_for_its_own_folders():
     """The folder that `run` makes of a task's values is the one that the sweep looks into."""
-    for path in sorted((home() / "notebooks").glob("[0-9o]*.ipynb")):
+    for path in sorted((project_root() / "notebooks").glob("[0-9o]*.ipynb")):
         for profile in ("smoke", "teaching", "paper"):
             (task,) = make_tasks(path, {}, profile=profile, output="out")
             values = json.loads(json.dumps(task.values))
-            assert batch.folder_name(path, values) == task.folder.name
+            assert runner.folder_name(path, values) == task.folder.name
 
 
 def test_a_parameter_given_twice_is_refused(notebook, capsys):
@@ -84,7 +84,7 @@ def test_what_a_reader_edited_or_added_is_kept_when_the_notebook_is_run_again(no
 
 
 def test_only_a_run_s_own_pictures_are_published(tmp_path, monkeypatch):
-    monkeypatch.setattr(batch, "home", lambda: tmp_path)
+    monkeypatch.setattr(runner, "project_root", lambda: tmp_path)
     folder = tmp_path / "out" / "n"
     (folder / "figures").mkdir(parents=True)
     for name in ("ours", "somebody-s"):
@@ -117,7 +117,7 @@ def test_a_folder_that_no_run_made_is_left(command, notebook, tmp_path):
 
 
 def test_the_folder_of_another_notebook_s_run_is_left(notebook, tmp_path):
-    folder = tmp_path / "out" / batch.folder_name(notebook, {})
+    folder = tmp_path / "out" / runner.folder_name(notebook, {})
     folder.mkdir(parents=True)
     write_record(Record("another.ipynb", {}, "smoke", "done", str(folder)))
     with pytest.raises(BatchError, match="not a run of ours"):
@@ -144,21 +144,21 @@ def test_a_disk_that_is_full_anywhere_ends_in_not_done(place, tmp_path, notebook
     )
     full += "        raise OSError(28, 'No space left on device', str(b))\n    before(a, b)\nf.os.replace = replace\n"
     saved = write_notebook(tmp_path / "said.ipynb", "a = 1  # one", full + cells)
-    before = batch.write_atomically
+    before = runner.write_atomically
 
     def write(path, content):
         if path.name == place:
             raise OSError(28, "No space left on device", str(path))
         before(path, content)
 
-    monkeypatch.setattr(batch, "write_atomically", write)
+    monkeypatch.setattr(runner, "write_atomically", write)
     if place == "said.ipynb":  # papermill's own writing
         monkeypatch.setattr(
             "papermill.execute.write_ipynb", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "full"))
         )
     with pytest.raises(BatchError):
         run(saved, output=tmp_path / "out")
-    record = read_record(tmp_path / "out" / batch.folder_name(saved, {}))
+    record = read_record(tmp_path / "out" / runner.folder_name(saved, {}))
     assert record.status == "failed"
     assert record.last_lines
 

@@ -24,10 +24,11 @@ from lab import (
 )
 from playwright.sync_api import expect
 
-from ciperlib.files import home
-from ciperlib.present import batch, exercises, explorer
+from ciperlib.batch import runner
+from ciperlib.files import project_root
+from ciperlib.present import exercises, explorer
 from ciperlib.present import page as exported
-from ciperlib.present.explorer import encoder_parts, find_portrait, map_parts
+from ciperlib.present.explorer import encoder_parts, find_report, map_parts
 from ciperlib.present.notebook import PLOTLY
 from ciperlib.present.page import write_page
 
@@ -57,13 +58,13 @@ NAMELESS = """() => [...document.querySelectorAll('.ciper-control :is(input, sel
 def lab(tmp_path_factory):
     """A running JupyterLab over copies of the notebooks: address of a notebook by name."""
     folder = tmp_path_factory.mktemp("lab")
-    for path in (home() / "notebooks").glob("[0-9]*.ipynb"):
+    for path in (project_root() / "notebooks").glob("[0-9]*.ipynb"):
         copy_notebook(path, folder)
     nbformat.write(broken_notebook(), folder / "broken.ipynb")
     nbformat.write(student_s_copy(), folder / "student.ipynb")
     nbformat.write(nasty_notebook(), folder / "nasty.ipynb")
     nbformat.write(figure_notebook(), folder / "figures.ipynb")
-    (folder / "start.md").write_text((home() / "notebooks" / "start.md").read_text())
+    (folder / "start.md").write_text((project_root() / "notebooks" / "start.md").read_text())
     with serve_lab(folder) as url:
         yield url.format
 
@@ -118,7 +119,7 @@ def choices(page, name):
 
 
 def numbers(**choice):
-    return encoder_parts(find_portrait(**choice))["encoder"]["x"]
+    return encoder_parts(find_report(**choice))["encoder"]["x"]
 
 
 def move_alpha(page):
@@ -132,7 +133,7 @@ def test_the_start_page_leads_to_the_notebooks_in_order(lab, page):
     links = page.locator(".jp-MarkdownViewer li a")
     links.first.wait_for(timeout=60_000)
     found = [link.get_attribute("href") for link in links.all()]
-    names = [path.name for path in sorted((home() / "notebooks").glob("[0-9]*.ipynb"))]
+    names = [path.name for path in sorted((project_root() / "notebooks").glob("[0-9]*.ipynb"))]
     assert [re.search(r"[^/]+\.ipynb", href).group() for href in found] == names
     assert page.problems == []
 
@@ -184,11 +185,9 @@ def test_every_control_of_the_explorer(lab, page):
     plain = page.locator(".js-plotly-plot").count()
     move_alpha(page)
     _, after = changes(page, "synergy", lambda: press(slider(page, "seed"), "ArrowRight"))
-    assert trace(after, "encoder")["x"] == pytest.approx(
-        encoder_parts(find_portrait(alpha=0.1, seed=1))["encoder"]["x"]
-    )
+    assert trace(after, "encoder")["x"] == pytest.approx(encoder_parts(find_report(alpha=0.1, seed=1))["encoder"]["x"])
     _, after = changes(page, "synergy", lambda: type_in(page.get_by_label("or type alpha"), "10"))
-    expected = find_portrait(alpha=10, seed=1)
+    expected = find_report(alpha=10, seed=1)
     assert trace(after, "layout")["x"] == pytest.approx(encoder_parts(expected)["layout"]["x"].tolist(), rel=1e-5)
     before, after = changes(page, "synergy", lambda: press(choices(page, "look at"), "ArrowDown"))
     assert trace(after, "map")["z"] == map_parts(expected, 1)["map"]["z"].tolist()
@@ -382,7 +381,7 @@ def nasty_notebook():
         "import torch\n"
         "from IPython.display import display\n"
         "from ciperlib.analyse.results import ProbeResult\n"
-        "from ciperlib.analyse.embedding import fit_embedding\n"
+        "from ciperlib.analyse.layout.layouts import fit_layout\n"
         "from ciperlib.analyse.features import as_features\n"
         "from ciperlib.data import load_images\n"
         "from ciperlib.present import drawing, explorer\n"
@@ -392,18 +391,18 @@ def nasty_notebook():
         "from ciperlib.present.plotting import plot_scores\n"
         "setup(interactive)\n"
         "drawing._session = drawing._Session(tries=drawing.TRIES, said=True)  # figures are drawn by the page",
-        "ProbeResult(NASTY, NASTY, .5, .4, .6, 9, 3, .3, NASTY, NASTY, floors={NASTY: .1})",
+        "ProbeResult(NASTY, NASTY, .5, .4, .6, 9, 3, .3, NASTY, NASTY, baselines={NASTY: .1})",
         "row = dict(encoder=NASTY, method='yours', factor=NASTY, metric=NASTY, seed=0, value=.5, low=.4, high=.6)\n"
-        "save_figure(plot_scores(pd.DataFrame([row]), [NASTY], floors={NASTY: {NASTY: .2}}), 'scores', NASTY)",
+        "save_figure(plot_scores(pd.DataFrame([row]), [NASTY], baselines={NASTY: {NASTY: .2}}), 'scores', NASTY)",
         "images = load_images('turntable', 'test', size=60)\n"
         "save_figure(plot_images(images.images[:4], [NASTY] * 4), 'images', NASTY)",
-        "own = explorer.find_portrait()\n"
+        "own = explorer.find_report()\n"
         "own = replace(own, name=NASTY, synergy=own.synergy | {'verdict': NASTY})\n"
-        "explorer.load_portrait = lambda config: own\n"
-        "save_figure(explorer.plot_portrait(own), 'portrait', explorer.describe(own))",
+        "explorer.load_report = lambda config: own\n"
+        "save_figure(explorer.plot_report(own), 'report', explorer.describe(own))",
         "labels = {name: (NASTY,) * 60 for name in ('object', 'category', 'session')}\n"
         "images = replace(images, labels=labels)\n"
-        "laid_out = fit_embedding(as_features(torch.randn(60, 3), images, 'made'), 'pca')\n"
+        "laid_out = fit_layout(as_features(torch.randn(60, 3), images, 'made'), 'pca')\n"
         "if interactive:\n"
         "    control = AlphaExplorer()\n"
         "    control.own.options = [('of the zoo', ''), (NASTY, NASTY)]\n"
@@ -440,20 +439,20 @@ def test_texts_from_elsewhere_are_shown_as_they_are_in_jupyterlab(lab, page):
 
 def test_texts_from_elsewhere_are_shown_as_they_are_in_a_batch_s_page(tmp_path):
     nbformat.write(nasty_notebook(), tmp_path / "nasty.ipynb")
-    record = batch.run(tmp_path / "nasty.ipynb", output=tmp_path / "out")
+    record = runner.run(tmp_path / "nasty.ipynb", output=tmp_path / "out")
     with open_browser() as page:
         page.goto((tmp_path / "out" / Path(record.folder).name / "nasty.html").as_uri())
         page.wait_for_function("() => document.querySelectorAll('.js-plotly-plot .main-svg').length >= 3")
         literal(page, words=8, drawn=9)
         assert page.evaluate(SAFE) == ""
-        page.screenshot(path=artefact("nasty-batch.png"), full_page=True)
+        page.screenshot(path=artefact("nasty-runner.png"), full_page=True)
 
 
 def test_texts_from_elsewhere_are_shown_as_they_are_in_the_exported_page(tmp_path, monkeypatch):
-    own, (alphas, seeds, things) = find_portrait(), explorer.choices()
+    own, (alphas, seeds, things) = find_report(), explorer.choices()
     nasty = replace(own, name=NASTY, synergy=own.synergy | {"verdict": NASTY})
-    monkeypatch.setattr(explorer, "load_portrait", lambda config: replace(nasty, config=config))
-    monkeypatch.setattr(exported, "load_portrait", explorer.load_portrait)
+    monkeypatch.setattr(explorer, "load_report", lambda config: replace(nasty, config=config))
+    monkeypatch.setattr(exported, "load_report", explorer.load_report)
     monkeypatch.setattr(explorer, "choices", lambda: (alphas, seeds, [NASTY] * len(things)))
     path = write_page(tmp_path / "explorer.html")
     with open_browser() as page:

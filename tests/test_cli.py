@@ -19,7 +19,7 @@ def test_fit_then_probe(tmp_path, capsys):
     assert str(folder) in capsys.readouterr().out
     assert main(["probe", str(folder)]) == 0
     out = capsys.readouterr().out
-    assert all(word in out for word in ("category", "object", "session", "pose", "floor: random encoder"))
+    assert all(word in out for word in ("category", "object", "session", "pose", "baseline: random encoder"))
     metrics = load_run(folder).metrics
     assert 0 <= metrics["object_low"] <= metrics["object"] <= metrics["object_high"] <= 1
     assert {"pose", "pose_azimuth_error_degrees", "pose_paper_style_error"} <= metrics.keys()
@@ -79,8 +79,8 @@ def test_the_zoo_trains_what_is_missing_only(tmp_path, monkeypatch, capsys):
     run = "{method: simclr, train_size: 200, batch_size: 100, epochs: 1, width: 8, image_size: 16, precision: bf16}"
     grid = f"seeds: [0, 1]\nruns:\n  tried:\n    - {run}\n"
     (tmp_path / "data" / "zoo" / "grid.yml").write_text(grid)
-    for module in ("ciperlib.learn.runs", "ciperlib.files"):
-        monkeypatch.setattr(f"{module}.home", lambda: tmp_path)
+    for module in ("ciperlib.learn.zoo", "ciperlib.files"):
+        monkeypatch.setattr(f"{module}.project_root", lambda: tmp_path)
     monkeypatch.delenv("CIPER_ZOO", raising=False)
     assert main(["zoo", "--device", "cpu"]) == 0
     folders = sorted((tmp_path / "data" / "zoo").glob("simclr*"))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from ciperlib.config import Config, ConfigError, _choice
 from ciperlib.data.imageset import ImageSet
 from ciperlib.data.turntable import _factors
-from ciperlib.files import home
+from ciperlib.files import project_root
 from ciperlib.learn.augment import Augmentation
 from ciperlib.learn.augment.positives import PositivesError, find_positives
 from ciperlib.registry import datasets, methods, steps
@@ -181,7 +181,7 @@ def test_a_field_added_with_its_default_renames_nothing():
 
 
 def test_shipped_runs_keep_their_names():
-    folders = [path.parent for path in (home() / "data" / "zoo").glob("*/config.json")]
+    folders = [path.parent for path in (project_root() / "data" / "zoo").glob("*/config.json")]
     for folder in folders:
         assert Config.from_parameters(**json.loads((folder / "config.json").read_text())).name == folder.name
     assert Config().name == "ciper-a1-image-turntable-s0-eab378d8"

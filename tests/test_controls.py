@@ -13,20 +13,21 @@ import pytest
 import torch
 from conftest import wait_until
 
-from ciperlib.analyse.portrait import PORTRAIT, PortraitError, portrayed
+from ciperlib.analyse.report import REPORT, ReportError, file_of, reported
 from ciperlib.config import Config, ConfigError
 from ciperlib.data import load_images
-from ciperlib.learn.runs import PACKED, find_run, read_state, runs_root, zoo_root
+from ciperlib.learn.runs import PACKED, read_state, runs_root
 from ciperlib.learn.training import fit
+from ciperlib.learn.zoo import find_run, zoo_root
 from ciperlib.markup import as_html
 from ciperlib.present import explorer as plain
 from ciperlib.present import page
-from ciperlib.present.controls import AlphaExplorer, AugmentationStudio, TrainYourOwn
+from ciperlib.present.controls import AlphaExplorer, AugmentationPreview, TrainYourOwn
 from ciperlib.present.controls.elements import Control, LiveFigure
 from ciperlib.present.controls.training import Training
 from ciperlib.present.labels import GREY, colour_of
 from ciperlib.present.plotting import BOOKKEEPING
-from ciperlib.present.studio import changeable, make_studio_augmentation, plot_studio
+from ciperlib.present.preview import changeable, make_preview_augmentation, plot_preview
 from ciperlib.registry import methods
 
 SHORT = dict(train_size=256, batch_size=64, epochs=2, precision="bf16")
@@ -57,16 +58,16 @@ def test_one_choice_moves_all_and_shows_what_the_plain_call_shows(static, monkey
     control.alpha.index = 1
     control.seed.index = 2
     control.image.value, control.colouring.value = 4, "session"
-    expected = plain.plot_portrait(plain.find_portrait(alpha=0.1, seed=2), 4, "session")
+    expected = plain.plot_report(plain.find_report(alpha=0.1, seed=2), 4, "session")
     assert as_plain(control.view.figure) == as_plain(expected)
     control.views.value = "pose"
     control.method.value = "predictive"
     choice = dict(method="predictive", augmentations="pose", seed=2)
-    expected = plain.plot_portrait(plain.find_portrait(**choice), 4, "session")
+    expected = plain.plot_report(plain.find_report(**choice), 4, "session")
     assert as_plain(control.view.figure) == as_plain(expected)
     assert control.alpha.disabled
     assert control.typed.disabled
-    assert control.about.value == as_html(plain.describe(plain.find_portrait(**choice)))
+    assert control.about.value == as_html(plain.describe(plain.find_report(**choice)))
     assert control.error is None
 
 
@@ -77,12 +78,12 @@ def test_alpha_0_is_simclr_and_alpha_counts_for_ciper_alone():
 
 
 @pytest.mark.parametrize(("choice", "error", "says"), [
-    (dict(alpha=0.7), PortraitError, "0, 0.1, 1 and 10, not 0.7"),
+    (dict(alpha=0.7), ReportError, "0, 0.1, 1 and 10, not 0.7"),
     (dict(alpha=-1), ConfigError, "out of range"),
-    (dict(seed=9), PortraitError, "0, 1 and 2"),
-    (dict(augmentations="crop,flip"), PortraitError, r"crop\+flip"),
-    (dict(augmentations="pose", method="simclr_clean_pass"), PortraitError, "the zoo has only"),
-    (dict(augmentations="crop,flip,jitter", alpha=0.1), PortraitError, "only alpha 1, not 0.1"),
+    (dict(seed=9), ReportError, "0, 1 and 2"),
+    (dict(augmentations="crop,flip"), ReportError, r"crop\+flip"),
+    (dict(augmentations="pose", method="simclr_clean_pass"), ReportError, "the zoo has only"),
+    (dict(augmentations="crop,flip,jitter", alpha=0.1), ReportError, "only alpha 1, not 0.1"),
     (dict(method="ciperr"), ConfigError, "did you mean"),
 ])  # fmt: skip
 def test_what_the_zoo_does_not_hold_is_said(choice, error, says):
@@ -105,7 +106,7 @@ def test_a_wrong_choice_leaves_the_figure_and_the_next_choice_works():
     assert control.alpha.index == 3
 
 
-@pytest.mark.parametrize("harm", ["missing", "damaged", "no portrait"])
+@pytest.mark.parametrize("harm", ["missing", "damaged", "no report"])
 def test_a_harmed_zoo_is_said_and_the_rest_stays_usable(harm, tmp_path, monkeypatch):
     shutil.copytree(zoo_root(), tmp_path / "zoo")
     monkeypatch.setenv("CIPER_ZOO", str(tmp_path / "zoo"))
@@ -115,7 +116,7 @@ def test_a_harmed_zoo_is_said_and_the_rest_stays_usable(harm, tmp_path, monkeypa
     elif harm == "damaged":
         (folder / PACKED).write_bytes(b"half a file")
     else:
-        (folder / PORTRAIT).unlink()
+        file_of(folder, REPORT).unlink()
     control = AlphaExplorer()
     control.alpha.index = 3
     assert folder.name in control.message.value
@@ -146,7 +147,7 @@ def test_an_encoder_of_one_s_own_is_portrayed_and_says_so(monkeypatch):
 def test_a_callback_that_raises_becomes_a_sentence(monkeypatch, capsys):
     control = AlphaExplorer()
     before = as_plain(control.view.figure)
-    monkeypatch.setattr("ciperlib.present.explorer.encoder_parts", lambda portrait: 1 / 0)
+    monkeypatch.setattr("ciperlib.present.explorer.encoder_parts", lambda report: 1 / 0)
     control.alpha.index = 1
     assert "ZeroDivisionError" in control.message.value
     assert "still shown" in control.message.value
@@ -163,8 +164,8 @@ def test_what_a_control_says_cannot_become_markup(monkeypatch):
     control = Control()
     control.say("<b>no</b>")
     assert "&lt;b&gt;" in control.message.value
-    own = plain.find_portrait()
-    monkeypatch.setattr(plain, "load_portrait", lambda config: replace(own, synergy=own.synergy | {"verdict": "<b>x"}))
+    own = plain.find_report()
+    monkeypatch.setattr(plain, "load_report", lambda config: replace(own, synergy=own.synergy | {"verdict": "<b>x"}))
     explorer = AlphaExplorer()
     assert "&lt;b&gt;x" in explorer.about.value
     assert "<b>" not in explorer.about.value
@@ -185,7 +186,7 @@ def test_an_alpha_that_is_typed_for_views_that_lack_it_is_said():
     before = as_plain(explorer.view.figure)
     explorer.typed.value = 10
     assert "only alpha 1, not 10" in explorer.message.value
-    assert isinstance(explorer.error, PortraitError)
+    assert isinstance(explorer.error, ReportError)
     assert as_plain(explorer.view.figure) == before
 
 
@@ -210,7 +211,7 @@ def test_only_what_differs_is_sent(monkeypatch):
     picture, seed = sent
     assert "'z'" in picture
     assert "'x'" in seed
-    assert "symbol" not in seed  # the floors' marks stay
+    assert "symbol" not in seed  # the baselines' marks stay
     assert "sizex" not in picture  # nor do the places of pictures
 
 
@@ -223,11 +224,11 @@ def images():
 
 
 def test_the_studio_replays_exactly_and_changes_one_parameter(images):
-    augmentation = make_studio_augmentation(images)
+    augmentation = make_preview_augmentation(images)
     pictures = lambda figure: [image.source for image in figure.layout.images]  # noqa: E731
-    same = pictures(plot_studio(images, augmentation))
+    same = pictures(plot_preview(images, augmentation))
     assert same[6:12] == same[18:24]  # x1 and its replay
-    grey = pictures(plot_studio(images, augmentation, change=("grayscale", 1.0)))
+    grey = pictures(plot_preview(images, augmentation, change=("grayscale", 1.0)))
     assert grey[:18] == same[:18]
     assert grey[18:] != same[18:]
     view = augmentation(images, torch.arange(6), torch.Generator().manual_seed(0))
@@ -238,8 +239,8 @@ def test_the_studio_replays_exactly_and_changes_one_parameter(images):
 
 
 def test_a_crop_changed_by_hand_stays_in_the_image(images):
-    augmentation = make_studio_augmentation(images, ["crop"])
-    from ciperlib.present.studio import _changed
+    augmentation = make_preview_augmentation(images, ["crop"])
+    from ciperlib.present.preview import _changed
 
     view = augmentation(images, torch.arange(50), torch.Generator().manual_seed(0))
     for name in ("crop_x", "crop_y", "crop_height", "crop_width"):
@@ -252,15 +253,15 @@ def test_a_crop_changed_by_hand_stays_in_the_image(images):
 
 
 def test_a_pose_is_drawn_not_changed_by_hand(images):
-    augmentation = make_studio_augmentation(images, ["pose", "flip"])
+    augmentation = make_preview_augmentation(images, ["pose", "flip"])
     assert [spec.name for spec in changeable(augmentation)] == ["flip"]
     with pytest.raises(ValueError, match="cannot be changed by hand"):
-        plot_studio(images, augmentation, change=("elevation", 0.0))
+        plot_preview(images, augmentation, change=("elevation", 0.0))
 
 
 def test_every_control_of_the_studio(images):
-    studio = AugmentationStudio(images, "crop,flip,jitter,grayscale", seed=3)
-    assert as_plain(studio.view.figure) == as_plain(plot_studio(images, make_studio_augmentation(images), seed=3))
+    studio = AugmentationPreview(images, "crop,flip,jitter,grayscale", seed=3)
+    assert as_plain(studio.view.figure) == as_plain(plot_preview(images, make_preview_augmentation(images), seed=3))
     for part in (studio.steps["flip"], studio.steps["pose"]):
         before = as_plain(studio.view.figure)
         part.value = not part.value
@@ -273,8 +274,8 @@ def test_every_control_of_the_studio(images):
     assert studio.value.options[0] == "0"
     assert studio.value.options[-1] == "2"
     studio.value.index = 20
-    augmentation = make_studio_augmentation(images, ["crop", "jitter", "grayscale", "pose"], jitter_strength=1.0)
-    expected = plot_studio(images, augmentation, seed=4, change=("saturation", 2.0))
+    augmentation = make_preview_augmentation(images, ["crop", "jitter", "grayscale", "pose"], jitter_strength=1.0)
+    expected = plot_preview(images, augmentation, seed=4, change=("saturation", 2.0))
     assert as_plain(studio.view.figure) == as_plain(expected)
     studio.steps["grayscale"].value = False  # what was changed by hand stays changed
     assert (studio.change.value, studio.value.index) == ("saturation", 20)
@@ -286,13 +287,13 @@ def test_every_control_of_the_studio(images):
 
 
 def test_figures_change_in_place_where_they_can(images):
-    view = LiveFigure(plot_studio(images, make_studio_augmentation(images)))
+    view = LiveFigure(plot_preview(images, make_preview_augmentation(images)))
     widget = view.figure
-    other = plot_studio(images, make_studio_augmentation(images, ["crop", "flip"]), seed=1)
+    other = plot_preview(images, make_preview_augmentation(images, ["crop", "flip"]), seed=1)
     view.show(other)
     assert view.figure is widget
     assert as_plain(view.figure) == as_plain(other)
-    more = plot_studio(images, make_studio_augmentation(images), anchors=3)
+    more = plot_preview(images, make_preview_augmentation(images), anchors=3)
     view.show(more)
     assert view.figure is not widget
     assert as_plain(view.figure) == as_plain(more)
@@ -463,19 +464,19 @@ def decoded(value):
     return np.frombuffer(base64.b64decode(value["bdata"]), kind).reshape(shape)
 
 
-def test_the_page_holds_every_portrait_and_nothing_from_elsewhere(tmp_path):
+def test_the_page_holds_every_report_and_nothing_from_elsewhere(tmp_path):
     path = page.write_page(tmp_path / "explorer.html")
     text = path.read_text()
     assert len(text) < 8e6
     assert not re.search(r"""(?:src|href)\s*=\s*["'](?!data:)""", text.split("<script>")[0])
     assert "<!--" not in text.split("<script>")[0] + text.split("</script>")[-1]
     data = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S).group(1))
-    assert len(data["encoders"]) == len(portrayed())
-    for config in portrayed():
+    assert len(data["encoders"]) == len(reported())
+    for config in reported():
         method = "ciper" if config.method == "simclr" else config.method
         found = data["encoders"][f"{method} {config.alpha:g} {','.join(config.augmentations)} {config.seed}"]
         choice = dict(alpha=config.alpha, augmentations=config.augmentations, method=method, seed=config.seed)
-        own = plain.find_portrait(**choice)
+        own = plain.find_report(**choice)
         assert own.name == config.name
         scores = [own.scores[name] for name in ("category", "object", "session", "pose")]
         assert found["parts"]["encoder"]["x"] == scores

@@ -9,7 +9,7 @@ from conftest import TINY
 from PIL import Image
 
 from ciperlib.__main__ import main
-from ciperlib.analyse.tables import probe_run
+from ciperlib.analyse.probing.tables import probe_run
 from ciperlib.config import Config, ConfigError
 from ciperlib.data import DataError, core50, load_images, tdw
 from ciperlib.learn.training import fit
@@ -87,7 +87,7 @@ def test_the_paper_s_protocol_on_core50(core50_files, tmp_path):
     choices = {**TINY, "train_size": 300, "image_size": 16, "epochs": 1}
     run = fit(Config(dataset="core50", augmentations="session", **choices), tmp_path, data_root=core50_files)
     train, test = (load_images("core50", split, image_size=16, root=core50_files) for split in ("train", "test"))
-    results = probe_run(run, train, test, draws=20)
+    results = probe_run(run, train, test, resamples=20)
     assert set(results) == {"category", "object", "session"}
     assert results["session"].classes == 9
     assert results["object"].unseen == "yes"
@@ -140,7 +140,7 @@ def test_the_paper_s_protocol_on_tdw(tdw_files, tmp_path):
     choices = {**TINY, "train_size": 480, "image_size": 16, "epochs": 1}
     run = fit(Config(dataset="tdw", augmentations="pose", **choices), tmp_path, data_root=tdw_files)
     parts = [load_images("tdw", split, size=480, image_size=16, root=tdw_files) for split in ("train", "test")]
-    pose = probe_run(run, *parts, draws=20)["pose"]
+    pose = probe_run(run, *parts, resamples=20)["pose"]
     names = ("azimuth_error_degrees", "elevation_error_degrees", "distance_error")
     errors = [pose.details[name] for name in names]
     assert pose.details["paper_style_error"] == pytest.approx(np.mean(errors))

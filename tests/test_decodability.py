@@ -9,10 +9,10 @@ import pytest
 import torch
 from conftest import make_noise_images
 
-from ciperlib.analyse.decodability import decode_parameters, rescale
+from ciperlib.analyse.equivariance.decodability import decode_parameters, rescale
 from ciperlib.analyse.features import extract_differences
-from ciperlib.analyse.guards import ProbeError
-from ciperlib.analyse.probes import fit_regression_probe
+from ciperlib.analyse.probing.checks import ProbeError
+from ciperlib.analyse.probing.probes import fit_regression_probe
 from ciperlib.data.imageset import ImageSet
 from ciperlib.learn.augment import Augmentation
 from ciperlib.learn.encoders.base import Encoder
@@ -43,7 +43,7 @@ def ramps(start, n, size=32):
 
 
 def test_a_crop_that_an_image_shows_is_read_from_its_view():
-    found = decode_parameters(Planted(), ramps(0, 300), ramps(300, 200), Augmentation(("crop",)), draws=50)
+    found = decode_parameters(Planted(), ramps(0, 300), ramps(300, 200), Augmentation(("crop",)), resamples=50)
     view = found[found["reader"] == "view"].set_index("parameter")["value"]
     assert set(view.index) == set(CROP)
     assert view.min() > 0.98
@@ -58,10 +58,10 @@ def test_a_crop_that_an_image_shows_is_read_from_its_view():
 def test_the_readers_are_what_they_say():
     train, test = make_noise_images(200), make_noise_images(300, seed=1).subset(slice(200, 300))
     augmentation = Augmentation(("flip", "jitter", "grayscale"))
-    found = decode_parameters(Planted(), train, test, augmentation, seed=3, draws=20)
+    found = decode_parameters(Planted(), train, test, augmentation, seed=3, resamples=20)
     pairs = [extract_differences(Planted(), part, augmentation, seed=3) for part in (train, test)]
     for name in ("brightness", "flip"):
-        expected = fit_regression_probe(*pairs, name, seed=3, draws=20)
+        expected = fit_regression_probe(*pairs, name, seed=3, resamples=20)
         row = found[(found["parameter"] == name) & (found["reader"] == "difference")].iloc[0]
         assert (row["value"], row["low"], row["high"]) == (expected.value, expected.low, expected.high)
     assert list(dict.fromkeys(found["reader"])) == ["view", "difference", "pair"]
@@ -72,12 +72,14 @@ def test_the_readers_are_what_they_say():
 
 def test_what_a_grey_view_hides_is_also_read_from_the_others():
     train, test = make_noise_images(200), make_noise_images(300, seed=1).subset(slice(200, 300))
-    found = decode_parameters(Planted(), train, test, Augmentation(("jitter", "grayscale")), readers=("view",), draws=0)
+    found = decode_parameters(
+        Planted(), train, test, Augmentation(("jitter", "grayscale")), readers=("view",), resamples=0
+    )
     coloured = found[found["views"] == "coloured"]
     assert set(coloured["parameter"]) == {"saturation", "hue"}
     assert (coloured["n"] < 100).all()
     assert (found[found["views"] == "all"]["n"] == 100).all()
-    without = decode_parameters(Planted(), train, test, Augmentation(("jitter",)), readers=("view",), draws=0)
+    without = decode_parameters(Planted(), train, test, Augmentation(("jitter",)), readers=("view",), resamples=0)
     assert set(without["views"]) == {"all"}
 
 
@@ -101,14 +103,14 @@ def rows(**values):
                          for n, v in values.items()])  # fmt: skip
 
 
-def test_rescaling_puts_the_floor_at_0_and_the_ceiling_at_1():
+def test_rescaling_puts_the_baseline_at_0_and_the_upper_bound_at_1():
     floor, ceiling = rows(hue=0.2, flip=0.0), rows(flip=0.01, hue=0.6)
     found = rescale(rows(hue=0.5, flip=0.005), floor, ceiling).set_index("parameter")
     assert found["scaled"]["hue"] == pytest.approx(0.75)
     assert (found["scaled_low"]["hue"], found["scaled_high"]["hue"]) == (pytest.approx(0.5), pytest.approx(1.0))
     assert math.isnan(found["scaled"]["flip"])  # nobody can tell it, so nobody lies between
     assert rescale(floor, floor, ceiling)["scaled"][0] == 0
-    with pytest.raises(ValueError, match="the floor has several rows"):
+    with pytest.raises(ValueError, match="the baseline has several rows"):
         rescale(floor, pd.concat([floor, floor]), ceiling)
     assert rescale(ceiling, floor, ceiling).set_index("parameter")["scaled"]["hue"] == 1
 

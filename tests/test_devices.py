@@ -11,8 +11,9 @@ from conftest import TINY, make_noise_images
 from ciperlib.config import Config, ConfigError
 from ciperlib.learn import devices, training
 from ciperlib.learn.devices import DeviceError, find_device, has_fast_bf16
-from ciperlib.learn.runs import STATE, find_run, zoo_root
+from ciperlib.learn.runs import STATE
 from ciperlib.learn.training import TrainingError, fit
+from ciperlib.learn.zoo import find_run, zoo_root
 
 CPU = torch.device("cpu")
 OPEN = {**TINY, "precision": None}  # as a user who says nothing of it

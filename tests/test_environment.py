@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ciperlib.files import home
+from ciperlib.files import project_root
 
 CONDA_NAMES = {"torch": "pytorch", "kaleido": "python-kaleido", "dask": "dask-core"}
 
 
 def pyproject():
-    return tomllib.loads((home() / "pyproject.toml").read_text())["project"]
+    return tomllib.loads((project_root() / "pyproject.toml").read_text())["project"]
 
 
 def bounds(requirement):
@@ -30,7 +30,7 @@ def test_environment_yml_has_the_names_and_bounds_of_pyproject():
     extras = project["optional-dependencies"]
     wanted = dict(bounds(r) for r in [*project["dependencies"], *extras["notebooks"], *extras["batch"], *extras["dev"]])
     wanted = {CONDA_NAMES.get(name, name): bound for name, bound in wanted.items()}
-    listed = yaml.safe_load((home() / "environment.yml").read_text())["dependencies"]
+    listed = yaml.safe_load((project_root() / "environment.yml").read_text())["dependencies"]
     (pip,) = [item["pip"] for item in listed if isinstance(item, dict)]
     found = dict(bounds(item) for item in [*listed, *pip] if isinstance(item, str) and not item.startswith("-e"))
     assert found.pop("python") == project["requires-python"]
@@ -39,7 +39,7 @@ def test_environment_yml_has_the_names_and_bounds_of_pyproject():
 
 
 def test_every_line_of_environment_yml_says_what_it_is_for():
-    lines = (home() / "environment.yml").read_text().splitlines()
+    lines = (project_root() / "environment.yml").read_text().splitlines()
     named = [
         line for line in lines if re.match(r"\s+- \w", line) and not line.strip().startswith(("- pip:", "- conda"))
     ]
@@ -47,7 +47,7 @@ def test_every_line_of_environment_yml_says_what_it_is_for():
 
 
 def test_constraints_pin_what_is_installed_here():
-    pinned = dict(line.split("==") for line in (home() / "constraints.txt").read_text().split() if "==" in line)
+    pinned = dict(line.split("==") for line in (project_root() / "constraints.txt").read_text().split() if "==" in line)
     names = {bounds(requirement)[0] for requirement in pyproject()["dependencies"]}
     assert names <= {name.lower().replace("_", "-") for name in pinned}
 
@@ -56,16 +56,21 @@ def test_constraints_pin_what_is_installed_here():
     "name", ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "CITATION.cff", "LICENSE", "data/README.md"]
 )
 def test_a_file_that_every_checkout_needs(name):
-    assert (home() / name).stat().st_size > 100
+    assert (project_root() / name).stat().st_size > 100
 
 
 def test_the_readme_names_commands_that_exist():
-    makefile = (home() / "Makefile").read_text()
-    for target in re.findall(r"make (\w+)`", (home() / "README.md").read_text()):
+    makefile = (project_root() / "Makefile").read_text()
+    for target in re.findall(r"make (\w+)`", (project_root() / "README.md").read_text()):
         assert re.search(rf"^{target}:", makefile, re.M), target
 
 
-ROOMS = ("data", "learn", "analyse", "present")
+# what a room must not use: those that lie behind it; `batch` knows of no room but itself
+LATER = {
+    "data": ("learn", "analyse", "batch", "present"), "learn": ("analyse", "batch", "present"),
+    "analyse": ("batch", "present"), "batch": ("data", "learn", "analyse", "present"), "present": (),
+}  # fmt: skip
+QUESTIONS = ("probing", "attribution", "layout", "equivariance", "information")  # of analyse, in their order
 
 
 def imports_of(path, package):
@@ -84,17 +89,19 @@ def imports_of(path, package):
 
 
 def later_rooms(path):
-    """Rooms that a file of the library uses and that lie behind its own."""
-    parts = path.relative_to(home()).with_suffix("").parts
-    later = ROOMS[ROOMS.index(parts[1]) + 1 :]
+    """Rooms, and folders of analyse, that a file of the library uses and that lie behind its own."""
+    parts = path.relative_to(project_root()).with_suffix("").parts
+    later = list(LATER[parts[1]])
+    if parts[2] in QUESTIONS:
+        later += [f"analyse.{question}" for question in QUESTIONS[QUESTIONS.index(parts[2]) + 1 :]]
     names = imports_of(path, ".".join(parts[:-1]))
-    return {room for room in later for name in names if re.match(rf"ciperlib\.{room}(\.|$)", name)}
+    return {room for room in later for name in names if re.match(rf"ciperlib\.{re.escape(room)}(\.|$)", name)}
 
 
 def test_rooms_import_backwards_only():
-    """data -> learn -> analyse -> present: a room may use those before it, and so may its subfolders."""
-    files = [path for room in ROOMS for path in (home() / "ciperlib" / room).rglob("*.py")]
-    assert {"turntable", "controls"} <= {path.parent.name for path in files}
+    """data -> learn -> analyse -> present, batch beside it: a room may use those before it, and so may its folders."""
+    files = [path for room in LATER for path in (project_root() / "ciperlib" / room).rglob("*.py")]
+    assert {"turntable", "controls", *QUESTIONS} <= {path.parent.name for path in files}
     assert not {str(path): later for path in files if (later := later_rooms(path))}
 
 
@@ -102,19 +109,23 @@ def test_rooms_import_backwards_only():
     "line",
     [
         "import ciperlib.present.plotting",
-        "from ciperlib.analyse import probes",
+        "from ciperlib.analyse import probing",
         "from ciperlib import present",
         "from ...learn.runs import load_run",
         "def f():\n    from ciperlib.learn.runs import load_run",
-        "importlib.import_module('ciperlib.analyse.probes')",
+        "importlib.import_module('ciperlib.analyse.probing.probes')",
     ],
 )
 def test_an_import_of_a_later_room_is_found_in_a_subfolder(line, tmp_path, monkeypatch):
     path = tmp_path / "ciperlib" / "data" / "turntable" / "planted.py"
     path.parent.mkdir(parents=True)
     path.write_text(line)
-    monkeypatch.setattr(sys.modules[__name__], "home", lambda: tmp_path)
+    monkeypatch.setattr(sys.modules[__name__], "project_root", lambda: tmp_path)
     assert later_rooms(path)
+    path = tmp_path / "ciperlib" / "analyse" / "probing" / "planted.py"
+    path.parent.mkdir(parents=True)
+    path.write_text("from ciperlib.analyse.layout import layouts")
+    assert later_rooms(path) == {"analyse.layout"}
 
 
 def needed_first(path):
@@ -126,29 +137,31 @@ def needed_first(path):
         elif isinstance(node, ast.ImportFrom) and node.module:
             module = Path(*node.module.split("."))
             inner = {module / alias.name for alias in node.names}
-            found |= {name for name in inner if (home() / name.with_suffix(".py")).exists()} or {module}
+            found |= {name for name in inner if (project_root() / name.with_suffix(".py")).exists()} or {module}
     return {
         file
         for name in found
-        for file in (home() / name.with_suffix(".py"), home() / name / "__init__.py")
+        for file in (project_root() / name.with_suffix(".py"), project_root() / name / "__init__.py")
         if file.exists()
     }
 
 
 def test_no_two_modules_need_each_other():
-    graph = {path: needed_first(path) for path in (home() / "ciperlib").rglob("*.py")}
+    graph = {path: needed_first(path) for path in (project_root() / "ciperlib").rglob("*.py")}
     assert sum(map(len, graph.values())) > 200
     list(TopologicalSorter(graph).static_order())  # a CycleError names the circle
-    graph[home() / "ciperlib" / "registry.py"].add(home() / "ciperlib" / "config.py")
+    graph[project_root() / "ciperlib" / "registry.py"].add(project_root() / "ciperlib" / "config.py")
     with pytest.raises(CycleError):
         list(TopologicalSorter(graph).static_order())
 
 
 def test_no_large_files_in_the_repository():
-    listed = subprocess.run(["git", "ls-files"], cwd=home(), capture_output=True, text=True)
+    listed = subprocess.run(["git", "ls-files"], cwd=project_root(), capture_output=True, text=True)
     if listed.returncode:
         pytest.skip("needs a git checkout")
     large = [
-        name for name in listed.stdout.splitlines() if (home() / name).exists() and (home() / name).stat().st_size > 2e6
+        name
+        for name in listed.stdout.splitlines()
+        if (project_root() / name).exists() and (project_root() / name).stat().st_size > 2e6
     ]
     assert not large

@@ -10,21 +10,21 @@ import pytest
 import torch
 from conftest import QuarterColours, make_noise_images
 
-from ciperlib.analyse.actions import chance_mrr, distances, fit_action, reciprocal_ranks
-from ciperlib.analyse.equivariance import (
+from ciperlib.analyse.equivariance.actions import chance_mrr, distances, fit_action, reciprocal_ranks
+from ciperlib.analyse.equivariance.battery import (
     EquivarianceError,
-    Measure,
-    _turn_error,
+    Interval,
+    _rotation_error,
     evaluate_equivariance,
-    judge,
     measure_equivariance,
     shuffle_levels,
     take,
+    verdict_of,
 )
+from ciperlib.analyse.equivariance.sensitivity import SensitivityError, local_sensitivity
 from ciperlib.analyse.features import Features, FeaturesError, split_features
-from ciperlib.analyse.health import alignment, debiased_cka, rankme, uniformity
-from ciperlib.analyse.sensitivity import SensitivityError, local_sensitivity
-from ciperlib.analyse.worlds import KINDS, make_orbits
+from ciperlib.analyse.layout.metrics import alignment, debiased_cka, rankme, uniformity
+from ciperlib.analyse.synthetic import KINDS, make_orbits
 from ciperlib.data import load_images
 from ciperlib.learn.augment.transformations import make_transformation
 
@@ -65,21 +65,21 @@ def test_what_each_kind_is_made_of():
     assert shifted.decodable["difference"].low > 0.9
     assert turned.interaction.low > 0.5
     assert turned.decodable["pair"].high < 0.1 < 0.9 < turned.decodable["action"].low  # no linear reader sees a turn
-    assert turned.gain.low > 1
-    assert turned.kept.low > 0.95
-    assert turned.first.low > 0.95
+    assert turned.r2_gain.low > 1
+    assert turned.r2.low > 0.95
+    assert turned.hits_at_1.low > 0.95
     assert abs(lost.invariance_error.value - 1) < 0.1
-    assert lost.kept.high < 0.1
-    assert lost.best.high < 0.1
+    assert lost.r2.high < 0.1
+    assert lost.best_probe.high < 0.1
     for found in (invariant, lost):
         assert found.mrr.low < found.mrr_chance + 0.05
         assert found.mrr.high > found.mrr_chance - 0.05
 
 
-def test_shuffled_levels_are_the_floor():
+def test_shuffled_levels_are_the_baseline():
     orbits = made("additive")
     found = measure_equivariance(shuffle_levels(orbits))
-    assert found.best.high < 0.1
+    assert found.best_probe.high < 0.1
     assert found.verdict != "re-encoded"
     assert torch.equal(shuffle_levels(orbits).matrix.sort(0).values, orbits.matrix.sort(0).values)
 
@@ -89,7 +89,7 @@ def test_rotation_and_scale_of_h_change_nothing():
     turn = torch.linalg.qr(torch.randn(SIZE, SIZE, generator=torch.Generator().manual_seed(1)))[0]
     moved = replace(orbits, matrix=3 * orbits.matrix @ turn)
     first, second = measure_equivariance(orbits), measure_equivariance(moved)
-    for name in ("invariance_error", "whitened_error", "content", "shift", "kept", "gain", "mrr"):
+    for name in ("invariance_error", "whitened_error", "content", "shift", "r2", "r2_gain", "mrr"):
         assert getattr(first, name).value == pytest.approx(getattr(second, name).value, abs=2e-3), name
 
 
@@ -161,17 +161,17 @@ def test_retrieval_by_a_loop():
             assert float(reciprocal_ranks(gaps)[0][i, a]) == pytest.approx(1 / rank)
 
 
-def test_the_turn_error_is_that_of_quaternions():
+def test_the_rotation_error_is_that_of_quaternions():
     m = 8
     angle = 2 * math.pi * torch.arange(m).double() / m
     block = torch.stack((angle.cos(), angle.sin()), 1).expand(100, m, 2) + torch.randn(100, 1, 2).double()
-    assert measure_equivariance(as_features(block), "azimuth").turn_error < 0.01
-    lost = measure_equivariance(made("destroyed", m=m), "azimuth").turn_error
+    assert measure_equivariance(as_features(block), "azimuth").rotation_error < 0.01
+    lost = measure_equivariance(made("destroyed", m=m), "azimuth").rotation_error
     assert lost == pytest.approx(0.5, abs=0.1)  # a turn at random
 
 
 @pytest.mark.parametrize("m", [4, 5, 8])
-def test_the_turn_error_by_a_loop_over_quaternions(m):
+def test_the_rotation_error_by_a_loop_over_quaternions(m):
     """1 - <q, q'>^2 of turns about the vertical, q = (cos(t / 2), 0, 0, sin(t / 2)); levels 1 to m - 1 are told
     apart."""
     gaps = torch.rand(20, m - 1, m - 1, generator=torch.Generator().manual_seed(m))
@@ -181,18 +181,18 @@ def test_the_turn_error_by_a_loop_over_quaternions(m):
             turns = [2 * math.pi * (1 + level) / m for level in (a, int(image[a].argmin()))]
             q, r = ((math.cos(t / 2), math.sin(t / 2)) for t in turns)
             expected.append(1 - (q[0] * r[0] + q[1] * r[1]) ** 2)
-    assert _turn_error(gaps) == pytest.approx(sum(expected) / len(expected))
+    assert _rotation_error(gaps) == pytest.approx(sum(expected) / len(expected))
     off_by_one = 1 - torch.eye(m - 1).roll(1, 1)[None]  # the next level, and of the last one the first: two steps
     shares = [math.sin(math.pi / m) ** 2] * (m - 2) + [math.sin(2 * math.pi / m) ** 2]
-    assert _turn_error(off_by_one) == pytest.approx(sum(shares) / (m - 1))
+    assert _rotation_error(off_by_one) == pytest.approx(sum(shares) / (m - 1))
 
 
-def verdict(error=(0.5, 0.45, 0.55), known=(0.3, 0.25, 0.35), kept=(0.2, 0.15, 0.25), gain=(0.1, 0.05, 0.15), **facts):
+def verdict(error=(0.5, 0.45, 0.55), known=(0.3, 0.25, 0.35), r2=(0.2, 0.15, 0.25), r2_gain=(0.1, 0.05, 0.15), **facts):
     measured = measure_equivariance(made("additive", n=64))
-    numbers = dict(invariance_error=error, kept=kept, gain=gain)
-    numbers = {name: Measure(*values) for name, values in numbers.items()}
+    numbers = dict(invariance_error=error, r2=r2, r2_gain=r2_gain)
+    numbers = {name: Interval(*values) for name, values in numbers.items()}
     facts = {"n": 200, "fitted": 200, "d": 100, "levels": 4, **facts}
-    return judge(replace(measured, decodable={"view": Measure(*known)}, **numbers, **facts))
+    return verdict_of(replace(measured, decodable={"view": Interval(*known)}, **numbers, **facts))
 
 
 NONE, LITTLE = (0.02, -0.02, 0.09), (0.05, -0.02, 0.12)
@@ -206,18 +206,18 @@ NONE, LITTLE = (0.02, -0.02, 0.09), (0.05, -0.02, 0.12)
         ({"error": (0.05, 0.02, 0.11)}, "unresolved"),  # the interval holds the line, a tenth
         ({"error": (0.15, 0.09, 0.2)}, "unresolved"),
         ({"known": (0.2, 0.09, 0.3)}, "unresolved"),  # a tenth of what there is to know
-        ({"gain": (0.1, -0.01, 0.2)}, "unresolved"),
+        ({"r2_gain": (0.1, -0.01, 0.2)}, "unresolved"),
         ({"known": NONE}, "lost"),
         ({"known": LITTLE}, "unresolved"),
-        ({"known": NONE, "kept": (0.4, 0.3, 0.51)}, "unresolved"),  # half of h
-        ({"known": NONE, "kept": (0.4, 0.3, 0.49)}, "lost"),
+        ({"known": NONE, "r2": (0.4, 0.3, 0.51)}, "unresolved"),  # half of h
+        ({"known": NONE, "r2": (0.4, 0.3, 0.49)}, "lost"),
         ({"known": NONE, "fitted": 149}, "unresolved"),  # three images for two dimensions
         ({"known": NONE, "fitted": 150}, "lost"),
-        ({"known": NONE, "levels": 2, "kept": (0.6, 0.51, 0.7)}, "re-encoded"),  # of two levels the map is enough
-        ({"known": NONE, "levels": 2, "kept": (0.6, 0.49, 0.7)}, "unresolved"),
+        ({"known": NONE, "levels": 2, "r2": (0.6, 0.51, 0.7)}, "re-encoded"),  # of two levels the map is enough
+        ({"known": NONE, "levels": 2, "r2": (0.6, 0.49, 0.7)}, "unresolved"),
         ({"n": 29}, "unresolved"),
         ({"n": 30}, "re-encoded"),
-        ({"kept": (math.nan,) * 3}, "unresolved"),
+        ({"r2": (math.nan,) * 3}, "unresolved"),
     ],
 )
 def test_the_lines_of_the_verdict_are_where_the_docstring_says(facts, expected):
@@ -255,7 +255,7 @@ def test_a_battery_of_images_and_an_encoder():
     images, rotation = make_noise_images(200), make_transformation("rotation")
     found = evaluate_equivariance(QuarterColours(), images, rotation)
     assert found.verdict == "re-encoded"
-    assert found.kept.value > 0.99
+    assert found.r2.value > 0.99
     assert found.cycle_error < 0.05
     same = evaluate_equivariance(QuarterColours(), rotation.orbit(images), rotation)
     assert same.to_row() == pytest.approx(found.to_row(), nan_ok=True)
@@ -309,8 +309,8 @@ def test_the_local_sensitivity_of_a_representation_that_is_the_factor(factor, sl
     def move(images, name, by):
         return replace(images, factors={**images.factors, name: images.factors[name] + by})
 
-    monkeypatch.setattr("ciperlib.analyse.sensitivity.extract_features", read)
-    monkeypatch.setattr("ciperlib.analyse.sensitivity._moved", move)
+    monkeypatch.setattr("ciperlib.analyse.equivariance.sensitivity.extract_features", read)
+    monkeypatch.setattr("ciperlib.analyse.equivariance.sensitivity._moved", move)
     images = load_images("turntable", "test", size=40)
     value, step, still = local_sensitivity(None, images, factor)
     assert value == pytest.approx(1 / float(images.factors[factor].double().std(correction=0)), rel=1e-3)

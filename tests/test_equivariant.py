@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ciperlib.analyse.saliency import FullGrad, SaliencyError
+from ciperlib.analyse.attribution.fullgrad import FullGrad, SaliencyError
 from ciperlib.config import Config
 from ciperlib.learn.encoders import make_encoder
 from ciperlib.learn.encoders.c4 import GroupConv, Lifting

@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from ciperlib.analyse import principal
 from ciperlib.analyse.features import (
     Features,
     FeaturesError,
@@ -22,7 +21,8 @@ from ciperlib.analyse.features import (
     split_features,
 )
 from ciperlib.analyse.fingerprints import digest, fingerprint
-from ciperlib.analyse.probes import fit_regression_probe
+from ciperlib.analyse.probing.probes import fit_regression_probe
+from ciperlib.analyse.solvers import principal
 from ciperlib.data.imageset import DataError, ImageSet, TrainedOn
 from ciperlib.learn.augment import Augmentation
 
@@ -308,7 +308,7 @@ def test_directions_without_variance_are_no_pixel_components(kind, n, rank):
     if rank < 100:  # nothing is lost
         assert float(first.matrix.double().square().sum()) == pytest.approx(float(centred.square().sum()), rel=1e-5)
     if kind != "one level":  # whose test images are of another world
-        assert -1.5 < fit_regression_probe(first, second, "azimuth", draws=0).value < 0.2
+        assert -1.5 < fit_regression_probe(first, second, "azimuth", resamples=0).value < 0.2
 
 
 def test_the_number_of_images_at_which_components_run_out_changes_nothing():

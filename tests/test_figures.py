@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ciperlib.analyse.portrait import Portrait, load_portrait, portrayed
-from ciperlib.analyse.tables import over_seeds
-from ciperlib.files import home
+from ciperlib.analyse.probing.tables import over_seeds
+from ciperlib.analyse.report import Report, load_report, reported
+from ciperlib.files import project_root
 from ciperlib.present import explorer, plotting, verdicts
 
 SKEWED = [(0.2, 0.25, 0.7), (0.1, 0.5, 0.55), (-0.3, 0.0, 0.05)]  # low, value, high: one arm longer than the other
@@ -82,31 +82,31 @@ def test_factors_show_their_intervals_each_at_its_own():
     assert list(simclr.text) == ["a", "b"]
 
 
-def made_portrait() -> Portrait:
+def made_report() -> Report:
     """A shipped one, but for its intervals."""
     ends = {"_low": 0, "": 1, "_high": 2}
     intervals = [*SKEWED, (0.01, 0.02, 0.2)]
     scores = {f"{n}{end}": i[at] for n, i in zip(explorer.PROBES, intervals) for end, at in ends.items()}
-    portrait = load_portrait(portrayed()[0])
-    return replace(portrait, scores=scores, synergy=portrait.synergy | dict(zip(("low", "value", "high"), SKEWED[0])))
+    report = load_report(reported()[0])
+    return replace(report, scores=scores, synergy=report.synergy | dict(zip(("low", "value", "high"), SKEWED[0])))
 
 
 def test_the_explorer_shows_the_intervals_of_probes_and_of_the_synergy():
-    parts = explorer.encoder_parts(made_portrait())
+    parts = explorer.encoder_parts(made_report())
     figures = {name: plotting.go.Figure(plotting.go.Scatter(**parts[name])) for name in ("encoder", "synergy")}
     assert are(arms(figures["encoder"], "x"), [*SKEWED, (0.01, 0.02, 0.2)])
     assert are(arms(figures["synergy"], "x"), SKEWED[:1])
 
 
-def test_a_shipped_portrait_is_drawn_with_its_own_intervals():
+def test_a_shipped_report_is_drawn_with_its_own_intervals():
     """The whole figure, in which one encoder's traces take the place of another's."""
-    portrait = load_portrait(portrayed()[0])
-    figure = explorer.plot_portrait(portrait)
-    scores, found = portrait.scores, portrait.synergy
+    report = load_report(reported()[0])
+    figure = explorer.plot_report(report)
+    scores, found = report.scores, report.synergy
     expected = [tuple(scores[f"{name}{end}"] for end in ("_low", "", "_high")) for name in explorer.PROBES]
     assert are(arms(figure, "x"), [*expected, (found["low"], found["value"], found["high"])])
-    other = replace(portrait, scores={name: value / 2 for name, value in scores.items()})
-    drawn = arms(explorer.plot_portrait(other), "x")
+    other = replace(report, scores={name: value / 2 for name, value in scores.items()})
+    drawn = arms(explorer.plot_report(other), "x")
     assert are(drawn[: len(expected)], [tuple(end / 2 for end in interval) for interval in expected])
 
 
@@ -132,6 +132,6 @@ def functions_with_bars(path: Path) -> set[str]:
 
 
 def test_whoever_draws_intervals_is_tested_above():
-    drawing = {name for path in (home() / "ciperlib").rglob("*.py") for name in functions_with_bars(path)}
+    drawing = {name for path in (project_root() / "ciperlib").rglob("*.py") for name in functions_with_bars(path)}
     assert drawing == {"plot_synergy", "plot_factors", "_add_score", "_interval"}
-    assert not [path for path in (home() / "notebooks").glob("*.ipynb") if "arrayminus" in path.read_text()]
+    assert not [path for path in (project_root() / "notebooks").glob("*.ipynb") if "arrayminus" in path.read_text()]

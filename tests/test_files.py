@@ -15,10 +15,10 @@ from ciperlib.files import (
     NotOursError,
     SealError,
     end_group,
-    hold,
-    home,
+    lock,
     new_group,
     place,
+    project_root,
     read_sealed,
     write_atomically,
     write_own,
@@ -49,7 +49,7 @@ def test_a_tilde_in_a_variable_is_the_user_s_home(monkeypatch, tmp_path):
         assert place(None, variable, "x") == tmp_path / "x"
     assert place("~/given", "CIPER_RUNS", "x") == tmp_path / "given"
     monkeypatch.delenv("CIPER_RUNS")
-    assert place(None, "CIPER_RUNS", "runs") == home() / "runs"
+    assert place(None, "CIPER_RUNS", "runs") == project_root() / "runs"
 
 
 def test_every_flipped_bit_of_a_sealed_file_is_noticed_or_changes_nothing(tmp_path):
@@ -116,19 +116,19 @@ def stop_at(path):
 
 def test_a_lock_is_held_once_and_goes_with_its_process(tmp_path):
     path = tmp_path / "lock"
-    code = f"import time\nfrom pathlib import Path\nfrom ciperlib.files import hold\nwith hold(Path({str(path)!r})):\n"
+    code = f"import time\nfrom pathlib import Path\nfrom ciperlib.files import lock\nwith lock(Path({str(path)!r})):\n"
     child = subprocess.Popen(
         [sys.executable, "-c", code + " print('held', flush=True)\n time.sleep(60)"], stdout=subprocess.PIPE
     )
     assert child.stdout.readline() == b"held\n"
-    with pytest.raises(BlockingIOError), hold(path):
+    with pytest.raises(BlockingIOError), lock(path):
         pass
 
     def kill() -> None:
         child.kill()
         child.wait()
 
-    with hold(path, kill):  # waits, and has it once the other one is gone
+    with lock(path, kill):  # waits, and has it once the other one is gone
         assert child.returncode is not None
     child.stdout.close()
 
@@ -147,7 +147,7 @@ def test_a_group_ends_with_its_children():
 def test_only_one_module_knows_the_system():
     """fcntl, prctl, process groups and the temporary folder are other systems' stumbling blocks."""
     words = ("fcntl", "prctl", "killpg", "setsid", "start_new_session", "gettempdir", "/tmp", "preexec_fn", "/proc/")
-    for path in (home() / "ciperlib").rglob("*.py"):
+    for path in (project_root() / "ciperlib").rglob("*.py"):
         if path.name != "files.py":
             found = [word for word in words if word in path.read_text()]
             assert not found, f"{path} knows {found}"
@@ -159,17 +159,17 @@ sys.modules["fcntl"] = None  # as on Windows
 warnings.simplefilter("error")
 from ciperlib.config import Config
 from ciperlib.learn.training import fit
-from ciperlib.files import hold
+from ciperlib.files import lock
 from pathlib import Path
 run = fit(Config(**{tiny}), sys.argv[1], progress="none", device="cpu")
 assert fit(Config(**{tiny}), sys.argv[1], progress="none").name == run.name
-with hold(Path(sys.argv[1]) / "lock"):
+with lock(Path(sys.argv[1]) / "lock"):
     try:
-        with hold(Path(sys.argv[1]) / "lock"):
+        with lock(Path(sys.argv[1]) / "lock"):
             print("twice")
     except BlockingIOError:
         print("once")
-import ciperlib.present.sweep, ciperlib.present.notebook, ciperlib.__main__
+import ciperlib.batch.sweep, ciperlib.present.notebook, ciperlib.__main__
 """
 
 

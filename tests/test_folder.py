@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ciperlib.analyse.features import as_features
-from ciperlib.analyse.tables import default_factors, probe_run
+from ciperlib.analyse.probing.tables import default_factors, probe_run
 from ciperlib.config import Config
 from ciperlib.data import DataError, folder, load_images
 from ciperlib.data.imageset import TrainedOn
@@ -451,9 +451,9 @@ def test_a_folder_is_probed_for_whatever_it_knows(tmp_path):
     choices = {**TINY, "train_size": 36, "image_size": SIDE, "batch_size": 12, "epochs": 1}
     run = fit(Config(dataset="folder:mine", **choices), tmp_path / "runs", data_root=tmp_path)
     train, test = both(tmp_path)
-    results = probe_run(run, train, test, draws=0)
+    results = probe_run(run, train, test, resamples=0)
     assert list(results) == ["disease", "weight"]
     assert results["disease"].unseen == "yes"
-    neighbours = probe_run(run, train, test, draws=0, protocol="knn")
+    neighbours = probe_run(run, train, test, resamples=0, protocol="knn")
     assert list(neighbours) == ["disease"]
     assert neighbours["disease"].details["k"] == 36

@@ -8,18 +8,23 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from ciperlib.analyse import networks
 from ciperlib.analyse.features import Features, FeaturesError
-from ciperlib.analyse.information import InformationError, conditional_entropy, explaining_away, judge
+from ciperlib.analyse.information import entropy_models
+from ciperlib.analyse.information.canonical_variates import assign_folds, fit_canonical_variates
+from ciperlib.analyse.information.explaining_away import (
+    InformationError,
+    conditional_entropy,
+    explaining_away,
+    verdict_of,
+)
+from ciperlib.analyse.information.vinformation import estimate
 from ciperlib.analyse.orbits import LEVEL, SOURCE, as_orbits
-from ciperlib.analyse.softmax import _factor, fit_softmax, log_softmax
-from ciperlib.analyse.summary import deal_folds, summarise
-from ciperlib.analyse.vinformation import estimate
-from ciperlib.analyse.worlds import CLASS, lift, make_world, six_and_nine
+from ciperlib.analyse.solvers.softmax import _factor, fit_softmax, log_softmax
+from ciperlib.analyse.synthetic import CLASS, lift, make_world, six_and_nine
 from ciperlib.data import load_images
 from ciperlib.data.imageset import ImageSet
 
-FAST = dict(nulls=20, draws=100)
+FAST = dict(null_samples=20, resamples=100)
 
 
 # --- the solver ------------------------------------------------------------------------------------------------------
@@ -109,7 +114,9 @@ def test_an_additive_probe_misses_xor():
 
 @pytest.mark.parametrize("name", ["copy", "noise", "modular_plain", "quadrant"])
 def test_worlds_without_synergy_are_never_called_present(name):
-    found = explaining_away(make_world(name, 600).orbits, CLASS, nulls=20, draws=100, networks=name == "quadrant")
+    found = explaining_away(
+        make_world(name, 600).orbits, CLASS, null_samples=20, resamples=100, networks=name == "quadrant"
+    )
     assert found.value < 0.03
     assert found.verdict != "present"
 
@@ -135,8 +142,8 @@ def test_modular_pose_and_its_lift():
 
 def test_an_invertible_affine_map_changes_nothing():
     orbits = make_world("mixture", 1200).orbits
-    first = explaining_away(orbits, CLASS, networks=False, nulls=0)
-    second = explaining_away(replace(orbits, matrix=5 - 3 * orbits.matrix), CLASS, networks=False, nulls=0)
+    first = explaining_away(orbits, CLASS, networks=False, null_samples=0)
+    second = explaining_away(replace(orbits, matrix=5 - 3 * orbits.matrix), CLASS, networks=False, null_samples=0)
     assert second.value == pytest.approx(first.value, abs=1e-3)
     assert first.low <= make_world("mixture", 10).truth_nats <= first.high
 
@@ -171,14 +178,14 @@ def test_networks_that_find_nothing_leave_the_linear_estimate():
     found = explaining_away(make_world("xor", 600).orbits, CLASS, **FAST)
     assert found.forward_mlp == pytest.approx(found.forward, abs=0.02)
     orbits = lift(make_world("quadrant", 600), 16).orbits
-    alone, helped = (explaining_away(orbits, CLASS, nulls=0, networks=networks) for networks in (False, True))
+    alone, helped = (explaining_away(orbits, CLASS, null_samples=0, networks=networks) for networks in (False, True))
     assert helped.level_entropy < alone.level_entropy - 0.1
     assert helped.forward_mlp < helped.forward - 0.3
 
 
 def test_the_interval_spans_both_estimates_and_leaves_room_for_what_is_not_learned():
     world = make_world("modular", 500)
-    found = explaining_away(world.orbits, CLASS, networks=False, nulls=0)
+    found = explaining_away(world.orbits, CLASS, networks=False, null_samples=0)
     assert found.low < min(found.forward, found.backward)
     assert max(found.forward, found.backward) < found.high
     assert found.low < world.truth_nats < found.high
@@ -199,21 +206,23 @@ def test_a_curvature_that_rounding_made_negative_is_raised():
 def test_p_values_of_a_world_without_synergy_are_spread_evenly():
     """A thin slice of `make validate`. With a statistic chosen for the observed classes their mean is 0.69."""
     worlds = [make_world("modular_plain", 1000, seed=seed).orbits for seed in range(30)]
-    p = [explaining_away(world, CLASS, networks=False, nulls=19, seed=i).p_value for i, world in enumerate(worlds)]
+    p = [
+        explaining_away(world, CLASS, networks=False, null_samples=19, seed=i).p_value for i, world in enumerate(worlds)
+    ]
     assert sum(p) / len(p) == pytest.approx(0.525, abs=0.1)  # of 1/20, 2/20 ... 1
 
 
 def test_networks_start_as_the_linear_family(monkeypatch):
     """Before the first step they say what the linear maps say that were fitted on the same rows."""
-    monkeypatch.setattr(networks, "STEPS", 0)
+    monkeypatch.setattr(entropy_models, "STEPS", 0)
     orbits = make_world("mixture", 200).orbits
     level, category = orbits.factors[LEVEL], orbits.factors[CLASS]
     question = (level, 2, category, 2)
-    summaries = summarise(orbits.matrix, level * 2 + category, 4, deal_folds(orbits.groups, 5, 0))
+    summaries = fit_canonical_variates(orbits.matrix, level * 2 + category, 4, assign_folds(orbits.groups, 5, 0))
     linear = estimate(summaries, *question)
-    for surprise, logits in zip(networks.surprise_by_networks(summaries, linear, *question), linear.inner):
+    for nll, logits in zip(entropy_models.network_nll(summaries, linear, *question), linear.inner):
         own = logits[summaries.folds, torch.arange(400)].log_softmax(1).gather(1, level[:, None])[:, 0]
-        torch.testing.assert_close(surprise, -own, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(nll, -own, atol=1e-5, rtol=1e-5)
 
 
 def test_where_the_hessian_is_as_good_as_singular():
@@ -244,12 +253,12 @@ def test_leaking_groups_would_inflate_the_entropy_s_fall():
     matrix += 0.01 * torch.randn(n * m, d, generator=generator)
     category = torch.randint(0, 2, (n,), generator=generator).repeat_interleave(m)
     source, level = torch.arange(n).repeat_interleave(m), torch.arange(m).repeat(n)
-    whole = deal_folds(source, 5, 0)
+    whole = assign_folds(source, 5, 0)
     assert all(len(whole[source == s].unique()) == 1 for s in range(n))
-    leaking = deal_folds(torch.arange(n * m), 5, 0)
+    leaking = assign_folds(torch.arange(n * m), 5, 0)
     entropies = []
     for folds in (whole, leaking):
-        summaries = summarise(matrix, category, 2, folds)
+        summaries = fit_canonical_variates(matrix, category, 2, folds)
         entropies.append(estimate(summaries, category, 2, torch.zeros_like(level), 1).entropy())
     assert entropies[0] > 0.6 > 0.3 > entropies[1]
 
@@ -313,11 +322,11 @@ def numbers(**changes):
     ],
 )
 def test_the_verdict_needs_everything_to_agree(changes, verdict):
-    assert judge(numbers(**changes), error=0.005)[0] == verdict
+    assert verdict_of(numbers(**changes), error=0.005)[0] == verdict
 
 
 def test_a_result_says_all_of_it_and_shows_raw_values():
-    found = explaining_away(make_world("noise", 300).orbits, CLASS, networks=False, nulls=0)
+    found = explaining_away(make_world("noise", 300).orbits, CLASS, networks=False, null_samples=0)
     row = found.to_row()
     assert row["forward_nats"] == found.forward  # not clipped at 0
     assert math.isnan(row["p_value"])

@@ -17,27 +17,28 @@ import torch
 from conftest import make_noise_images
 from torch import Tensor, nn
 
-from ciperlib.analyse import direct, networks, readers, vinformation
-from ciperlib.analyse.actions import STRENGTHS, fit_action
-from ciperlib.analyse.decodability import decode_parameters
-from ciperlib.analyse.direct import direct_surprise
-from ciperlib.analyse.equivariance import measure_equivariance
+from ciperlib.analyse.equivariance import level_probes
+from ciperlib.analyse.equivariance.actions import REGULARISATION, fit_action
+from ciperlib.analyse.equivariance.battery import measure_equivariance
+from ciperlib.analyse.equivariance.decodability import decode_parameters
+from ciperlib.analyse.equivariance.level_probes import fit_level_probes
 from ciperlib.analyse.features import Features, split_features
-from ciperlib.analyse.guards import inner_split
-from ciperlib.analyse.information import conditional_entropy, explaining_away
-from ciperlib.analyse.networks import surprise_by_networks
+from ciperlib.analyse.information import entropy_models, vinformation
+from ciperlib.analyse.information.canonical_variates import CanonicalVariates, assign_folds, fit_canonical_variates
+from ciperlib.analyse.information.entropy_models import direct_nll, network_nll
+from ciperlib.analyse.information.explaining_away import conditional_entropy, explaining_away
+from ciperlib.analyse.information.vinformation import estimate
 from ciperlib.analyse.orbits import LEVEL
-from ciperlib.analyse.perturbations import perturbation_table
-from ciperlib.analyse.portrait import Sitting
-from ciperlib.analyse.probes import fit_knn_probe, fit_linear_probe, fit_regression_probe
-from ciperlib.analyse.readers import read_levels
-from ciperlib.analyse.solvers import LogisticProblem
-from ciperlib.analyse.summary import Summaries, deal_folds, summarise
-from ciperlib.analyse.tables import probe_features
-from ciperlib.analyse.vinformation import estimate
+from ciperlib.analyse.probing.checks import inner_split
+from ciperlib.analyse.probing.perturbations import perturbation_table
+from ciperlib.analyse.probing.probes import fit_knn_probe, fit_linear_probe, fit_regression_probe
+from ciperlib.analyse.probing.tables import probe_features
+from ciperlib.analyse.report import EvaluationImages
+from ciperlib.analyse.solvers.linear import LogisticProblem
 from ciperlib.data.imageset import TrainedOn
 from ciperlib.learn.augment import Augmentation
-from ciperlib.learn.runs import STATUS, zoo_root
+from ciperlib.learn.runs import STATUS
+from ciperlib.learn.zoo import zoo_root
 
 N, D, K, G = 150, 300, 3, 2
 
@@ -57,21 +58,21 @@ def standard_error(values: Tensor) -> float:
     return float(values.std()) / math.sqrt(len(values))
 
 
-# --- cross-fitted surprises ------------------------------------------------------------------------------------------
+# --- cross-fitted nlls ------------------------------------------------------------------------------------------
 
 
 def of_the_summary(z, y, given, groups):
-    summaries = summarise(z, y, K, deal_folds(groups, 5, 0))
+    summaries = fit_canonical_variates(z, y, K, assign_folds(groups, 5, 0))
     return -estimate(summaries, y, K, given, G).truth0
 
 
 def of_the_summary_and_the_class(z, y, given, groups):
-    summaries = summarise(z, y * G + given, K * G, deal_folds(groups, 5, 0))
+    summaries = fit_canonical_variates(z, y * G + given, K * G, assign_folds(groups, 5, 0))
     return -estimate(summaries, y, K, given, G).truth1
 
 
 def of_the_representation(z, y, given, groups):
-    return direct_surprise(z, y, K, groups, 0)
+    return direct_nll(z, y, K, groups, 0)
 
 
 def of_networks(z, y, given, groups):
@@ -83,8 +84,8 @@ def of_networks_and_the_class(z, y, given, groups):
 
 
 def _networks(z, y, given, groups):
-    summaries = summarise(z, y * G + given, K * G, deal_folds(groups, 5, 0))
-    return surprise_by_networks(summaries, estimate(summaries, y, K, given, G), y, K, given, G)
+    summaries = fit_canonical_variates(z, y * G + given, K * G, assign_folds(groups, 5, 0))
+    return network_nll(summaries, estimate(summaries, y, K, given, G), y, K, given, G)
 
 
 SURPRISES = (
@@ -96,31 +97,31 @@ SURPRISES = (
 )
 
 
-@pytest.mark.parametrize("surprise", SURPRISES)
-def test_nobody_knows_random_labels_of_rows_that_were_held_out(surprise):
+@pytest.mark.parametrize("nll", SURPRISES)
+def test_nobody_knows_random_labels_of_rows_that_were_held_out(nll):
     z, y, given = memorable()
-    said = surprise(z, y, given, torch.arange(N))
+    said = nll(z, y, given, torch.arange(N))
     assert said.shape == (N,)
     assert float(said.mean()) > math.log(K) - 3 * standard_error(said)
 
 
-@pytest.mark.parametrize("surprise", SURPRISES)
-def test_a_twin_among_the_fitted_rows_would_be_seen(surprise):
+@pytest.mark.parametrize("nll", SURPRISES)
+def test_a_twin_among_the_fitted_rows_would_be_seen(nll):
     """The planted leak behind the law above; and twins in one group are no leak, because folds keep groups whole."""
     z, y, given = twice(*memorable())
-    leaking = surprise(z, y, given, torch.arange(2 * N))
+    leaking = nll(z, y, given, torch.arange(2 * N))
     assert float(leaking.mean()) < math.log(K) - 6 * standard_error(leaking)
-    whole = surprise(z, y, given, torch.arange(N).repeat(2))
+    whole = nll(z, y, given, torch.arange(N).repeat(2))
     assert float(whole.mean()) > math.log(K) - 3 * standard_error(whole[:N])
 
 
-def check_that_no_fold_hears_its_own_labels(surprise, y, given, folds):
+def check_that_no_fold_hears_its_own_labels(nll, y, given, folds):
     """Two rows of a fold exchange their labels: what is said of the fold's other rows stays as it is, to rounding. So
     neither weights nor strengths, temperatures or the step to stop at come from the rows that are scored.
 
-    surprise: (y, given) -> [R].
+    nll: (y, given) -> [R].
     """
-    before = surprise(y, given)
+    before = nll(y, given)
     for fold in (0, int(folds.max())):
         rows = torch.nonzero(folds == fold).flatten()
         order = torch.arange(len(y))
@@ -129,7 +130,7 @@ def check_that_no_fold_hears_its_own_labels(surprise, y, given, folds):
             half = min(len(first), len(second)) // 2 + 1
             order[first[:half]], order[second[:half]] = second[:half].clone(), first[:half].clone()
         others = rows[order[rows] == rows]
-        after = surprise(y[order], given)
+        after = nll(y[order], given)
         torch.testing.assert_close(after[others], before[others], atol=1e-5, rtol=1e-5)
         assert not torch.allclose(after[folds != fold], before[folds != fold], atol=1e-3), "the other folds hear it"
 
@@ -143,29 +144,29 @@ def telling() -> tuple[Tensor, Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("world", [memorable, telling])
-@pytest.mark.parametrize("surprise", SURPRISES[:3])
-def test_what_is_said_of_a_row_does_not_hang_on_the_labels_of_its_fold(surprise, world):
+@pytest.mark.parametrize("nll", SURPRISES[:3])
+def test_what_is_said_of_a_row_does_not_hang_on_the_labels_of_its_fold(nll, world):
     z, y, given = world()
     groups = torch.arange(len(z))
-    folds = deal_folds(groups, direct.FOLDS if surprise is of_the_representation else 5, 0)
-    check_that_no_fold_hears_its_own_labels(lambda y, given: surprise(z, y, given, groups), y, given, folds)
+    folds = assign_folds(groups, entropy_models.FOLDS if nll is of_the_representation else 5, 0)
+    check_that_no_fold_hears_its_own_labels(lambda y, given: nll(z, y, given, groups), y, given, folds)
 
 
 @pytest.mark.parametrize("sees_the_class", [False, True])
 def test_what_a_network_says_of_a_row_does_not_hang_on_the_labels_of_its_fold(sees_the_class, monkeypatch):
     """In a world in which there is something to learn: a network that finds nothing is not used."""
-    monkeypatch.setattr(networks, "STEPS", 160)
+    monkeypatch.setattr(entropy_models, "STEPS", 160)
     g, rows = torch.Generator().manual_seed(0), 400
     x = torch.randn(rows, 4, generator=g).double()
     y = ((x[:, 0] > 0) ^ (x[:, 1] > 0) ^ (torch.rand(rows, generator=g) < 0.1)).long()
-    given, folds = torch.randint(2, (rows,), generator=g), deal_folds(torch.arange(rows), 5, 0)
+    given, folds = torch.randint(2, (rows,), generator=g), assign_folds(torch.arange(rows), 5, 0)
     nothing = SimpleNamespace(inner=2 * (torch.zeros(5, rows, 2),))
 
-    def surprise(y, given):
-        return surprise_by_networks(Summaries(x.expand(5, -1, -1), folds), nothing, y, 2, given, 2)[sees_the_class]
+    def nll(y, given):
+        return network_nll(CanonicalVariates(x.expand(5, -1, -1), folds), nothing, y, 2, given, 2)[sees_the_class]
 
-    assert float(surprise(y, given).mean()) < math.log(2) - 0.03
-    check_that_no_fold_hears_its_own_labels(surprise, y, given, folds)
+    assert float(nll(y, given).mean()) < math.log(2) - 0.03
+    check_that_no_fold_hears_its_own_labels(nll, y, given, folds)
 
 
 def _all_rows(task, f, choosing):
@@ -178,27 +179,27 @@ def _of_all_rows(x, y, k, like=None):
 
 
 @pytest.mark.parametrize(
-    ("surprise", "place", "name", "fault"),
+    ("nll", "place", "name", "fault"),
     [
         (of_the_summary, vinformation._Task, "training", _all_rows),
         (of_the_summary_and_the_class, vinformation._Task, "held", lambda task, f: task.folds == f),
-        (of_the_representation, direct, "LogisticProblem", _of_all_rows),
+        (of_the_representation, entropy_models, "LogisticProblem", _of_all_rows),
     ],
 )
-def test_a_fold_that_hears_its_own_labels_would_be_found(surprise, place, name, fault, monkeypatch):
+def test_a_fold_that_hears_its_own_labels_would_be_found(nll, place, name, fault, monkeypatch):
     monkeypatch.setattr(place, name, fault)
     with pytest.raises(AssertionError, match="not close"):
-        test_what_is_said_of_a_row_does_not_hang_on_the_labels_of_its_fold(surprise, memorable)
+        test_what_is_said_of_a_row_does_not_hang_on_the_labels_of_its_fold(nll, memorable)
 
 
 def test_the_strength_is_chosen_on_rows_that_were_not_fitted_on(monkeypatch):
     """Of random labels the strongest is best; where the weights were fitted, the weakest would be."""
     (z, y, given), groups = memorable(), torch.arange(N)
-    chosen = direct_surprise(z, y, K, groups, 0)
-    monkeypatch.setattr(direct, "STRENGTHS", direct.STRENGTHS[:1])
-    torch.testing.assert_close(chosen, direct_surprise(z, y, K, groups, 0), atol=0.02, rtol=0.02)
-    for surprise in (of_the_summary, of_the_summary_and_the_class):
-        assert float(surprise(z, y, given, groups).mean()) < math.log(K) + 0.1
+    chosen = direct_nll(z, y, K, groups, 0)
+    monkeypatch.setattr(entropy_models, "REGULARISATION", entropy_models.REGULARISATION[:1])
+    torch.testing.assert_close(chosen, direct_nll(z, y, K, groups, 0), atol=0.02, rtol=0.02)
+    for nll in (of_the_summary, of_the_summary_and_the_class):
+        assert float(nll(z, y, given, groups).mean()) < math.log(K) + 0.1
 
 
 def orbits_of(block: Tensor, groups: Tensor | None = None, **factors: Tensor) -> Features:
@@ -217,7 +218,7 @@ def test_the_entropies_of_what_cannot_be_known_are_whole():
     orbits = orbits_of(block, category=category)
     assert conditional_entropy(orbits) > math.log(4) - 0.03
     assert conditional_entropy(orbits, "category") > math.log(2) - 0.03
-    found = explaining_away(orbits, "category", draws=100, nulls=0)
+    found = explaining_away(orbits, "category", resamples=100, null_samples=0)
     assert found.level_entropy > math.log(4) - 0.03
     assert found.class_entropy > math.log(2) - 0.03
     assert max(found.forward, found.backward, found.forward_mlp, found.backward_mlp) < 0.03
@@ -238,14 +239,14 @@ def test_levels_without_meaning_cannot_be_read_retrieved_or_predicted():
     block = torch.randn(80, 4, 250, generator=g)
     found = measure_equivariance(orbits_of(block))
     assert all(excess(measure) < 3 for measure in found.decodable.values())
-    assert excess(found.kept) < 3
+    assert excess(found.r2) < 3
     assert found.mrr.value - found.mrr_chance < 3 * (found.mrr.high - found.mrr.low) / 3.92
     twins = torch.cat((block, block))
     leaking = measure_equivariance(orbits_of(twins))  # half of the twins lie on both sides of the division
-    assert excess(leaking.best) > 5
+    assert excess(leaking.best_probe) > 5
     assert excess(leaking.decodable["view"]) > 3
-    assert leaking.gain.low > 0.5 > found.gain.high
-    assert leaking.first.low > 0.5 > found.first.high
+    assert leaking.r2_gain.low > 0.5 > found.r2_gain.high
+    assert leaking.hits_at_1.low > 0.5 > found.hits_at_1.high
     whole = measure_equivariance(orbits_of(twins, groups=torch.arange(80).repeat(2)))
     assert all(excess(measure) < 3 for measure in whole.decodable.values())
 
@@ -255,11 +256,11 @@ def test_no_reader_knows_the_levels_of_images_that_it_was_not_fitted_on():
     fit, test = torch.randn(2, 40, 4, 250, generator=g).double()
     groups = torch.arange(40)
     action = fit_action(fit, groups)
-    assert action.strength == STRENGTHS[0]  # among fitted images the weakest pull would win
-    for name, left in read_levels(fit, test, action, groups, 0).items():
+    assert action.strength == REGULARISATION[0]  # among fitted images the weakest pull would win
+    for name, left in fit_level_probes(fit, test, action, groups, 0).items():
         nothing = math.log(left.shape[1])
         assert float(left.mean()) > nothing - 3 * standard_error(left.mean(1)), name
-    for name, left in read_levels(fit, fit, action, groups, 0).items():
+    for name, left in fit_level_probes(fit, fit, action, groups, 0).items():
         assert float(left.mean()) < math.log(left.shape[1]) - (0.1 if name != "action" else 0), name
 
 
@@ -268,12 +269,12 @@ def test_readers_choose_their_strength_on_images_that_they_were_not_fitted_on(mo
     g = torch.Generator().manual_seed(0)
     fit, test = torch.randn(2, 40, 4, 250, generator=g).double()
     action, everything = fit_action(fit, torch.arange(40)), torch.arange(40)
-    chosen = read_levels(fit, test, action, everything, 0)["view"]
+    chosen = fit_level_probes(fit, test, action, everything, 0)["view"]
     with monkeypatch.context() as planted:
-        planted.setattr(readers, "inner_split", lambda *_: (everything, everything))
-        fault = read_levels(fit, test, action, everything, 0)["view"]
-    monkeypatch.setattr(readers, "STRENGTHS", readers.STRENGTHS[:1])
-    torch.testing.assert_close(chosen, read_levels(fit, test, action, everything, 0)["view"], atol=0.05, rtol=0.05)
+        planted.setattr(level_probes, "inner_split", lambda *_: (everything, everything))
+        fault = fit_level_probes(fit, test, action, everything, 0)["view"]
+    monkeypatch.setattr(level_probes, "REGULARISATION", level_probes.REGULARISATION[:1])
+    torch.testing.assert_close(chosen, fit_level_probes(fit, test, action, everything, 0)["view"], atol=0.05, rtol=0.05)
     assert float(fault.mean()) > float(chosen.mean()) + 0.1
 
 
@@ -351,11 +352,11 @@ def test_a_probe_under_perturbations_is_scored_on_images_that_it_was_not_fitted_
     assert leaking["value"]["clean"] > 0.9
 
 
-def test_no_encoder_of_the_zoo_has_seen_the_images_of_the_portraits():
-    sitting = Sitting()
-    ids = {name: getattr(sitting, name).ids for name in ("test", "laid_out", "looked_at")}
-    assert not set(sitting.train.ids.tolist()) & set(ids["test"].tolist())
+def test_no_encoder_of_the_zoo_has_seen_the_images_of_the_reports():
+    evaluation = EvaluationImages()
+    ids = {name: getattr(evaluation, name).ids for name in ("test", "laid_out", "looked_at")}
+    assert not set(evaluation.train.ids.tolist()) & set(ids["test"].tolist())
     for path in zoo_root().glob(f"*/{STATUS}"):
         trained_on = TrainedOn.from_list(**json.loads(path.read_text())["trained_on"])
-        assert trained_on.name == sitting.train.name
+        assert trained_on.name == evaluation.train.name
         assert not any(trained_on.seen(own).any() for own in ids.values()), path

@@ -2,9 +2,9 @@
 
 import pytest
 
+from ciperlib.batch.runner import BatchError, run
 from ciperlib.config import ConfigError
-from ciperlib.files import home
-from ciperlib.present.batch import BatchError, run
+from ciperlib.files import project_root
 from ciperlib.present.limits import among, as_seeds, at_least
 
 
@@ -37,4 +37,4 @@ def test_seeds_are_whole_numbers_each_once():
 ])  # fmt: skip
 def test_a_notebook_refuses_what_cannot_be_in_its_setup(stem, wrong, tmp_path):
     with pytest.raises(BatchError, match=rf"refused(.|\n)*ConfigError(.|\n)*{next(iter(wrong))}"):
-        run(home() / "notebooks" / f"{stem}.ipynb", wrong, profile="smoke", output=tmp_path)
+        run(project_root() / "notebooks" / f"{stem}.ipynb", wrong, profile="smoke", output=tmp_path)

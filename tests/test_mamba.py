@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ciperlib.analyse.saliency import FullGrad, SaliencyError
+from ciperlib.analyse.attribution.fullgrad import FullGrad, SaliencyError
 from ciperlib.config import Config
 from ciperlib.learn.encoders import make_encoder
 from ciperlib.learn.encoders.vmamba import FourWayScan, Recurrence, fold, unfold

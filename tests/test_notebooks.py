@@ -12,10 +12,10 @@ from conftest import real_data
 from safetensors.torch import save_file
 from torchvision import models
 
+from ciperlib.batch import runner
 from ciperlib.config import Config
-from ciperlib.files import home
-from ciperlib.learn.runs import find_run
-from ciperlib.present import batch
+from ciperlib.files import project_root
+from ciperlib.learn.zoo import find_run
 from ciperlib.present.exercises import SOLUTION_TAG
 
 ELSEWHERE = {  # an encoder that joins the notebook's own, and what is said of it
@@ -54,9 +54,9 @@ def test_thin_cells_and_enough_words(path):
 
 @each_notebook
 def test_profiles_name_declared_parameters_only(path):
-    declared = batch.declared_parameters(path)
+    declared = runner.declared_parameters(path)
     for profile in ("smoke", "teaching", "paper"):
-        assert batch.profile_parameters(profile, path.stem).keys() <= declared.keys()
+        assert runner.profile_parameters(profile, path.stem).keys() <= declared.keys()
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def smoke(tmp_path_factory):
     found = {"checkpoint": output / "net.safetensors", "run": find_run(Config()).folder}
     save_file(models.resnet18(weights=None).state_dict(), found["checkpoint"])
     joins = {stem: {"encoder": name.format(**found)} for stem, (name, _) in ELSEWHERE.items()}
-    return {path.stem: batch.run(path, joins.get(path.stem), profile="smoke", output=output) for path in NOTEBOOKS}
+    return {path.stem: runner.run(path, joins.get(path.stem), profile="smoke", output=output) for path in NOTEBOOKS}
 
 
 @pytest.mark.parametrize("stem", ELSEWHERE)
@@ -129,14 +129,14 @@ def test_explaining_away(smoke):
 def test_ablations_by_a_sweep_of_their_own(smoke):
     record = smoke["06_ablations"]
     assert (record.metrics["runs"], record.metrics["kinds"], record.metrics["failed"]) == (2, 2, 0)
-    assert len(list((home() / record.folder / "sweep").glob("one_encoder-*/status.json"))) == 2
+    assert len(list((project_root() / record.folder / "sweep").glob("one_encoder-*/status.json"))) == 2
     assert 0 <= record.metrics["object: CIPER"] <= 1
 
 
 @pytest.mark.slow
 def test_pages_hold_no_widget_state_and_show_every_figure(smoke):
     for stem, record in smoke.items():
-        folder = home() / record.folder
+        folder = project_root() / record.folder
         page = (folder / f"{stem}.html").read_text()
         executed = json.loads((folder / f"{stem}.ipynb").read_text())
         assert "widgets" not in executed["metadata"]
@@ -150,16 +150,16 @@ def test_pages_hold_no_widget_state_and_show_every_figure(smoke):
 def test_plain_papermill(path, tmp_path):
     import papermill
 
-    values = {**batch.profile_parameters("smoke", path.stem), **SHIPPED.get(path.stem, {})}
+    values = {**runner.profile_parameters("smoke", path.stem), **SHIPPED.get(path.stem, {})}
     papermill.execute_notebook(str(path), str(tmp_path / "out.ipynb"), {**values, "interactive": False},
-                               cwd=str(home()), progress_bar=False)  # fmt: skip
+                               cwd=str(project_root()), progress_bar=False)  # fmt: skip
 
 
 @pytest.mark.slow
 def test_linear_probing_on_cifar10(tmp_path):
     real_data("cifar-10-batches-py")
-    path = home() / "notebooks" / "02_linear_probing.ipynb"
-    record = batch.run(path, {"dataset": "cifar10"}, profile="smoke", output=tmp_path)
+    path = project_root() / "notebooks" / "02_linear_probing.ipynb"
+    record = runner.run(path, {"dataset": "cifar10"}, profile="smoke", output=tmp_path)
     assert record.metrics["category: CIPER, image aug."] > record.metrics["category: shuffled labels"]
     assert not any("pose" in name for name in record.metrics)
 
@@ -170,7 +170,9 @@ def test_explaining_away_on_cifar10(tmp_path):
     """No encoder in the zoo, so they are trained; here for one epoch."""
     real_data("cifar-10-batches-py")
     values = {"dataset": "cifar10", "epochs": 1, "train_size": 300, "batch_size": 100, "width": 8}
-    record = batch.run(home() / "notebooks" / "05_explaining_away.ipynb", values, profile="smoke", output=tmp_path)
+    record = runner.run(
+        project_root() / "notebooks" / "05_explaining_away.ipynb", values, profile="smoke", output=tmp_path
+    )
     assert record.metrics["pupils"] == 3  # rotation with and without image augmentation, and grayscale
     assert record.metrics["level_entropy_nats: CIPER, image aug."] <= math.log(4) + 0.05
 
@@ -181,5 +183,5 @@ def test_photographs_of_objects(stem, tmp_path):
     """ETH-80: no encoder in the zoo, so they are trained; here for one epoch."""
     real_data("eth80-64")
     values = {"dataset": "eth80", "epochs": 1, "train_size": 600}
-    record = batch.run(home() / "notebooks" / f"{stem}.ipynb", values, profile="smoke", output=tmp_path)
+    record = runner.run(project_root() / "notebooks" / f"{stem}.ipynb", values, profile="smoke", output=tmp_path)
     assert len(record.metrics) > 10

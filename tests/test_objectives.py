@@ -107,7 +107,7 @@ def count_passes(objective, batch):
 @pytest.mark.parametrize("method", TRAINED)
 def test_each_method_states_its_compute(method):
     objective, batch = make(method)
-    assert sum(count_passes(objective, batch)) == objective.compute * len(batch.index)
+    assert sum(count_passes(objective, batch)) == objective.passes_per_image * len(batch.index)
 
 
 def test_views_share_a_pass_and_the_anchor_has_its_own():

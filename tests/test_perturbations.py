@@ -7,7 +7,7 @@ import torch
 import torchvision.transforms.functional as TF
 from conftest import QuarterColours, make_noise_images
 
-from ciperlib.analyse.perturbations import PERTURBATIONS, _bend, _rotate, perturb, perturbation_table
+from ciperlib.analyse.probing.perturbations import PERTURBATIONS, _bend, _rotate, perturb, perturbation_table
 from ciperlib.data import load_images
 
 

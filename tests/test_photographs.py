@@ -10,7 +10,7 @@ from conftest import TINY, real_data
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from ciperlib.analyse.tables import default_factors, probe_floors
+from ciperlib.analyse.probing.tables import default_factors, probe_baselines
 from ciperlib.config import Config, ConfigError
 from ciperlib.data import DataError, coil100, digits, eth80, load_images
 from ciperlib.data.photographs import read_images, split_views
@@ -261,5 +261,5 @@ def test_the_real_files(name):
         assert 0.05 < inside.min() < inside.max() < 0.9
         blue = test.images[:, 2].float() - test.images[:, 0].float()  # the cloth is blue
         assert blue[~test.masks].mean() > 60 > 0 > blue[test.masks].mean()
-        floors = probe_floors(train, test, ("category",), draws=0)
-        assert floors["category"]["pixels"] > 0.6 > 0.25 > floors["category"]["shuffled labels"]
+        baselines = probe_baselines(train, test, ("category",), resamples=0)
+        assert baselines["category"]["pixels"] > 0.6 > 0.25 > baselines["category"]["shuffled labels"]

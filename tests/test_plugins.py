@@ -15,19 +15,22 @@ from test_registry import Spy
 
 from ciperlib import plugin
 from ciperlib.__main__ import main
-from ciperlib.analyse.tables import probe_run
+from ciperlib.analyse.probing.tables import probe_run
+from ciperlib.analyse.report import EvaluationImages, ReportError, read_or_make, report_run
 from ciperlib.config import Config, ConfigError
 from ciperlib.data import load_images
 from ciperlib.learn.augment import Augmentation, make_augmentation
 from ciperlib.learn.encoders import make_encoder
 from ciperlib.learn.methods import make_objective
 from ciperlib.learn.methods.targets import pair_targets
-from ciperlib.learn.runs import RunError, find_run, find_runs, load_run, zoo_root
+from ciperlib.learn.runs import RunError, find_runs, load_run
 from ciperlib.learn.training import Trainer, TrainingError, fit
+from ciperlib.learn.zoo import find_run, zoo_root
 from ciperlib.plugin import PluginError, load_plugin
+from ciperlib.present.explorer import describe, plot_report
 from ciperlib.present.labels import colour_of, label
 from ciperlib.present.plotting import plot_history
-from ciperlib.registry import REGISTRIES, architectures, methods, steps
+from ciperlib.registry import REGISTRIES, architectures, measures, methods, steps
 
 EXAMPLES = Path(__file__).parent / "examples"
 SMALL = {name: value for name, value in TINY.items() if name != "train_size"}
@@ -183,6 +186,21 @@ def test_a_blur_is_torchvision_s(load):
     made = steps["blur"].build().apply(images, {"sigma": sigma})
     for image, width, blurred in zip(images, sigma.tolist(), made):
         torch.testing.assert_close(blurred, tv.gaussian_blur(image, [9, 9], [width, width]), rtol=0, atol=1e-5)
+
+
+def test_a_measure_shows_in_a_report(load, tmp_path):
+    load("neighbours")
+    run = fit(Config(**{**TINY, "image_size": 32, "epochs": 1}), tmp_path, progress="none")
+    report = read_or_make(run, EvaluationImages(train_size=200, test_size=120))
+    share = report.measures["same_neighbour"]
+    assert 0 <= share["low"] <= share["value"] <= share["high"] <= 1
+    expected = f"nearest image has the same object: {share['value']:.2f} [{share['low']:.2f}, {share['high']:.2f}]."
+    assert expected in describe(report)
+    assert "effective dimensions (RankMe): " in describe(report)
+    assert len(plot_report(report).data)
+    measures.register("same_neighbour_twice", label="x")(lambda encoder, images: (1.0, 2.0))
+    with pytest.raises(ReportError, match="must give a finite number"):
+        report_run(run, EvaluationImages(train_size=200, test_size=120))
 
 
 # --- laws -------------------------------------------------------------------------------------------------------------

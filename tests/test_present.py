@@ -25,13 +25,14 @@ from PIL import Image
 from plotly.colors import unlabel_rgb
 from scipy.stats import t as student_t
 
-from ciperlib.analyse.embedding import Embedding
 from ciperlib.analyse.features import Features
+from ciperlib.analyse.layout.layouts import Layout
 from ciperlib.analyse.results import one_row_table
+from ciperlib.batch import runner
 from ciperlib.config import Config, ConfigError, profile_parameters
 from ciperlib.learn.methods.losses import nt_xent
-from ciperlib.learn.runs import zoo_grid
-from ciperlib.present import batch, controls, drawing, exercises, notebook, pictures, plotting, verdicts
+from ciperlib.learn.zoo import zoo_grid
+from ciperlib.present import controls, drawing, exercises, notebook, pictures, plotting, verdicts
 from ciperlib.present.labels import colour_of, label, labels
 
 PACKAGE = Path(exercises.__file__).parents[1]
@@ -49,10 +50,10 @@ def scores(seeds=2):
     return pd.DataFrame(rows)
 
 
-def test_scores_show_every_seed_its_mean_and_the_floors():
+def test_scores_show_every_seed_its_mean_and_the_baselines():
     table = scores()
     table.loc[(table["encoder"] == "CIPER, pose aug.") & (table["seed"] == 1), "value"] = 0.9
-    figure = plotting.plot_scores(table, ["object", "pose"], floors={"object": {"pixels": 0.33}})
+    figure = plotting.plot_scores(table, ["object", "pose"], baselines={"object": {"pixels": 0.33}})
     means = [trace for trace in figure.data if trace.marker.symbol == "diamond"]
     assert [round(trace.x[0], 3) for trace in means] == [0.2, 0.8, 0.2, 0.8]
     assert means[1].error_x.array[0] == pytest.approx(0.1)  # from the lowest to the highest seed
@@ -167,8 +168,8 @@ def test_labels_are_alike_only_where_all_is_the_same_but_the_seed():
     assert names[10] == "CIPER, image aug., turning network"  # which has no coordinates anyway
     assert names[12] == "CIPER, image aug., without coordinates"
     assert set(labels([Config(width=8, epochs=2, seed=seed) for seed in range(2)])) == {"CIPER, image aug."}
-    zoo = [Config(**kind, seed=seed) for part in ("probing", "alpha", "explorer", "kin") for kind in zoo_grid(part)[0]
-           for seed in (0, 1)]  # fmt: skip
+    kinds = [kind for part in ("probing", "alpha", "explorer", "methods") for kind in zoo_grid(part)[0]]
+    zoo = [Config(**kind, seed=seed) for kind in kinds for seed in (0, 1)]
     assert len(set(labels(zoo))) == len(zoo) / 2
     assert "CLeVER, image aug." in labels(zoo)
 
@@ -212,12 +213,12 @@ def some_embedding(n=24):
     labels = {"object": ("mug", "car"), "session": ("a", "b", "c")}
     features = Features(torch.randn(n, 3), factors, index, index, labels, name="made", encoder_fingerprint="x")
     points = torch.stack([azimuth.cos() / 9 + index % 2, azimuth.sin() / 9], 1).float()
-    return Embedding(points, features, "pacmap", 0)
+    return Layout(points, features, "pacmap", 0)
 
 
 def test_embeddings_have_a_panel_for_each_encoder_and_factor():
     embedding = some_embedding()
-    figure = pictures.plot_embeddings({"A": embedding, "B": embedding}, ["object", "azimuth", "elevation"])
+    figure = pictures.plot_layouts({"A": embedding, "B": embedding}, ["object", "azimuth", "elevation"])
     assert len(figure.data) == 6
     assert len(set(figure.data[0].marker.color)) == 2
     assert len(set(figure.data[1].marker.color)) == 24
@@ -432,13 +433,13 @@ def nasty_embedding():
     return replace(embedding, features=replace(embedding.features, labels=labels))
 
 
-NASTY_SCORES = dict(encoder=NASTY, method="yours", factor=NASTY, metric=NASTY, seed=0, value=0.5, low=0.4, high=0.6)
+NASTY_SCORES = dict(encoder=NASTY, method="external", factor=NASTY, metric=NASTY, seed=0, value=0.5, low=0.4, high=0.6)
 NASTY_VERDICT = dict(encoder=NASTY, seed=0, transformation=NASTY, verdict="lost", invariance_error=0.1, decodable=0.2,
-                     kept=0.1, gain=0.1, mrr=0.1)  # fmt: skip
+                     r2=0.1, r2_gain=0.1, mrr=0.1)  # fmt: skip
 
 
 @pytest.mark.parametrize("draw", [
-    lambda: plotting.plot_scores(pd.DataFrame([NASTY_SCORES] * 2), [NASTY], floors={NASTY: {NASTY: 0.3}}),
+    lambda: plotting.plot_scores(pd.DataFrame([NASTY_SCORES] * 2), [NASTY], baselines={NASTY: {NASTY: 0.3}}),
     lambda: plotting.plot_factors(pd.DataFrame([NASTY_SCORES]), x_title=""),
     lambda: plotting.plot_measures(pd.DataFrame([NASTY_SCORES | {"measure": "m"}]), {"m": "m"}, x_title=""),
     lambda: plotting.plot_history({NASTY: pd.DataFrame({"epoch": [1], NASTY: [1.0]})},
@@ -450,7 +451,7 @@ NASTY_VERDICT = dict(encoder=NASTY, seed=0, transformation=NASTY, verdict="lost"
     lambda: pictures.plot_images(make_noise_images(1).images, [NASTY]),
     lambda: pictures.plot_views({NASTY: make_noise_images(1).images}, torch.ones(1, 1), [NASTY]),
     lambda: pictures.plot_maps(make_noise_images(1).images, {NASTY: torch.ones(1, 1, 16, 16)}, captions=[NASTY]),
-    lambda: pictures.plot_embeddings({NASTY: nasty_embedding()}, ["object"]),
+    lambda: pictures.plot_layouts({NASTY: nasty_embedding()}, ["object"]),
     lambda: pictures.add_trail(go.Figure(), torch.ones(2, 2), NASTY),
     lambda: verdicts.plot_verdicts(pd.DataFrame([NASTY_VERDICT])),
     lambda: verdicts.plot_decodability(pd.DataFrame([dict(encoder=NASTY, seed=0, parameter=NASTY, scaled=0.5)])),
@@ -723,7 +724,7 @@ def write_notebook(path, *sources, parameters="alpha = 1.0  # a weight\ninteract
 def test_a_run_has_its_own_folder_page_metrics_and_status(tmp_path):
     source = write_notebook(tmp_path / "book.ipynb", GOOD)
     before = source.read_bytes()
-    record = batch.run(source, {"alpha": 3.0}, output=tmp_path / "out")
+    record = runner.run(source, {"alpha": 3.0}, output=tmp_path / "out")
     folder = tmp_path / "out"
     (run,) = folder.iterdir()
     assert record.metrics == {"answer": 6.0}
@@ -739,15 +740,15 @@ def test_a_run_has_its_own_folder_page_metrics_and_status(tmp_path):
 
 def test_an_unknown_parameter_is_refused_before_anything_starts(tmp_path):
     source = write_notebook(tmp_path / "book.ipynb", GOOD)
-    with pytest.raises(batch.BatchError, match=r"no parameter named 'alpah'; did you mean 'alpha'"):
-        batch.run(source, {"alpah": 1}, output=tmp_path / "out")
+    with pytest.raises(runner.BatchError, match=r"no parameter named 'alpah'; did you mean 'alpha'"):
+        runner.run(source, {"alpah": 1}, output=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_a_failing_cell_is_recorded_with_its_last_lines(tmp_path):
     source = write_notebook(tmp_path / "book.ipynb", GOOD, "raise ValueError('the reason')")
-    with pytest.raises(batch.BatchError, match="the reason"):
-        batch.run(source, output=tmp_path / "out")
+    with pytest.raises(runner.BatchError, match="the reason"):
+        runner.run(source, output=tmp_path / "out")
     status = json.loads(next((tmp_path / "out").glob("book*/status.json")).read_text())
     assert status["status"] == "failed"
     assert any("the reason" in line for line in status["last_lines"])
@@ -757,38 +758,38 @@ def test_a_failing_cell_is_recorded_with_its_last_lines(tmp_path):
 
 def test_a_dead_kernel_is_a_failed_run(tmp_path):
     source = write_notebook(tmp_path / "book.ipynb", "import os; os._exit(1)")
-    with pytest.raises(batch.BatchError, match="failed"):
-        batch.run(source, output=tmp_path / "out")
+    with pytest.raises(runner.BatchError, match="failed"):
+        runner.run(source, output=tmp_path / "out")
     assert json.loads(next((tmp_path / "out").glob("book*/status.json")).read_text())["status"] == "failed"
 
 
 def test_a_cell_that_takes_too_long(tmp_path):
     source = write_notebook(tmp_path / "book.ipynb", "import time; time.sleep(60)")
-    with pytest.raises(batch.BatchError, match=r"(?i)timed out|timeout"):
-        batch.run(source, output=tmp_path / "out", timeout=2)
+    with pytest.raises(runner.BatchError, match=r"(?i)timed out|timeout"):
+        runner.run(source, output=tmp_path / "out", timeout=2)
 
 
 def test_what_cannot_be_run(tmp_path):
-    with pytest.raises(batch.BatchError, match="there is no notebook"):
-        batch.run(tmp_path / "nothing.ipynb")
-    with pytest.raises(batch.BatchError, match="no cell tagged `parameters`"):
-        batch.run(write_notebook(tmp_path / "bare.ipynb", "1", parameters=""))
+    with pytest.raises(runner.BatchError, match="there is no notebook"):
+        runner.run(tmp_path / "nothing.ipynb")
+    with pytest.raises(runner.BatchError, match="no cell tagged `parameters`"):
+        runner.run(write_notebook(tmp_path / "bare.ipynb", "1", parameters=""))
     source = write_notebook(tmp_path / "book.ipynb", GOOD)
     with pytest.raises(ConfigError, match="did you mean 'smoke'"):
-        batch.run(source, profile="smok")
+        runner.run(source, profile="smok")
     (tmp_path / "file").write_text("")
-    with pytest.raises(batch.BatchError, match="cannot write in"):
-        batch.run(source, output=tmp_path / "file")
+    with pytest.raises(runner.BatchError, match="cannot write in"):
+        runner.run(source, output=tmp_path / "file")
 
 
 def test_publishing_copies_pictures_numbers_and_captions(tmp_path, monkeypatch):
-    monkeypatch.setattr(batch, "home", lambda: tmp_path)
+    monkeypatch.setattr(runner, "project_root", lambda: tmp_path)
     folder = tmp_path / "out" / "01_book"
     (folder / "figures").mkdir(parents=True)
     (folder / "figures" / "curves.png").write_bytes(b"png")
     (folder / "captions.json").write_text('{"curves": "What to see."}')
-    record = batch.Record("01_book.ipynb", {}, "teaching", "done", str(folder), metrics={"a": 1})
-    batch.publish([record])
+    record = runner.Record("01_book.ipynb", {}, "teaching", "done", str(folder), metrics={"a": 1})
+    runner.publish([record])
     assert (tmp_path / "figures" / "01_book_curves.png").read_bytes() == b"png"
     facts = json.loads((tmp_path / "figures" / "01_book.json").read_text())
     assert facts["metrics"] == {"a": 1}

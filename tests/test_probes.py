@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import r2_score
 
 from ciperlib.analyse.features import Features, split_features
-from ciperlib.analyse.probes import (
+from ciperlib.analyse.probing.probes import (
     SHUFFLED,
     ProbeError,
     evaluate,
@@ -21,15 +21,8 @@ from ciperlib.analyse.probes import (
     fit_regression_probe,
     shuffle_targets,
 )
-from ciperlib.analyse.solvers import (
-    LogisticProblem,
-    bootstrap_interval,
-    circular_error,
-    fit_sgd,
-    moments,
-    r2,
-    r2_terms,
-)
+from ciperlib.analyse.solvers.linear import LogisticProblem, fit_sgd, moments
+from ciperlib.analyse.statistics import bootstrap_interval, circular_error, r2, r2_terms
 
 
 def make_features(n: int, first_id: int = 0, d: int = 12, seed: int = 0, **changes) -> Features:
@@ -66,7 +59,7 @@ def standardised(parts: tuple[Features, Features]) -> tuple[torch.Tensor, torch.
 @pytest.mark.parametrize("strength", [1e-1, 1e-3, 1e-5])
 def test_logistic_regression_agrees_with_scikit_learn(parts, strength):
     train, test = parts
-    result = fit_linear_probe(train, test, "object", strengths=(strength,))
+    result = fit_linear_probe(train, test, "object", regularisation=(strength,))
     x, x_test = standardised(parts)
     y = train.factors["object"]
     reference = LogisticRegression(C=1 / (strength * len(train)), tol=1e-10, max_iter=10_000).fit(x.numpy(), y.numpy())
@@ -141,8 +134,8 @@ def test_sgd_is_the_papers_update_and_schedule():
 
 def test_both_protocols_agree_where_there_are_enough_images():
     train, test = make_features(1000), make_features(2000, first_id=1000)
-    default = fit_linear_probe(train, test, "object", draws=0)
-    papers = fit_linear_probe(train, test, "object", protocol="sgd", draws=0)
+    default = fit_linear_probe(train, test, "object", resamples=0)
+    papers = fit_linear_probe(train, test, "object", protocol="sgd", resamples=0)
     assert default.value >= papers.value - 0.005
     assert papers.strength is None
     assert papers.protocol == "sgd"
@@ -160,7 +153,7 @@ def test_sgd_that_diverges_says_what_to_do(parts):
 @pytest.mark.parametrize("strength", [1e-3, 1.0])
 def test_ridge_agrees_with_scikit_learn(parts, strength):
     train, test = parts
-    result = fit_regression_probe(train, test, "distance", strengths=(strength,))
+    result = fit_regression_probe(train, test, "distance", regularisation=(strength,))
     x, x_test = standardised(parts)
     y, truth = (part.factors["distance"].double().numpy() for part in parts)
     guess = Ridge(alpha=strength * len(train)).fit(x.numpy(), y).predict(x_test.numpy())
@@ -171,7 +164,7 @@ def test_ridge_agrees_with_scikit_learn(parts, strength):
 
 def test_exact_linear_targets_have_r2_one_and_no_error(parts):
     parts = [replace(part, factors={"distance": 3 + part.matrix @ torch.linspace(-1, 1, 12)}) for part in parts]
-    result = fit_regression_probe(*parts, "distance", strengths=(1e-9,))
+    result = fit_regression_probe(*parts, "distance", regularisation=(1e-9,))
     assert result.value == pytest.approx(1, abs=1e-9)
     assert result.low == pytest.approx(1, abs=1e-9)
     assert result.details["distance_error"] < 1e-5
@@ -320,12 +313,12 @@ def test_features_of_low_rank_are_probed_like_what_they_hold(parts, kind, factor
     same = {"rank 1": [replace(part, matrix=part.matrix[:, :1].contiguous()) for part in parts]}.get(kind, parts)
     protocols = ("lbfgs", "knn", "sgd") if factor == "object" else ("ridge",)
     for protocol in protocols if kind != "many" else protocols[:2]:
-        result = evaluate(train, test, factor, protocol=protocol, shuffled=False, draws=0)
+        result = evaluate(train, test, factor, protocol=protocol, shuffled=False, resamples=0)
         assert math.isfinite(result.value)
         if kind == "zero":
             assert result.value == pytest.approx(0 if factor == "pose" else result.details["majority"], abs=0.1)
         elif protocol in ("lbfgs", "ridge") and kind != "one wide":
-            expected = evaluate(*same, factor, protocol=protocol, shuffled=False, draws=0)
+            expected = evaluate(*same, factor, protocol=protocol, shuffled=False, resamples=0)
             assert result.value == pytest.approx(expected.value, abs=0.02)
 
 
@@ -341,7 +334,7 @@ def test_of_equal_strengths_the_strongest_is_taken():
     test = Features(torch.randn(40, 59, generator=generator), {"distance": torch.randn(40, generator=generator)},
                     torch.arange(40), torch.arange(40), name="b")  # fmt: skip
     for _ in range(5):
-        result = fit_regression_probe(train, test, "distance", draws=0)
+        result = fit_regression_probe(train, test, "distance", resamples=0)
         spread = max(result.details["validation"].values()) - min(result.details["validation"].values())
         assert spread < 1e-7
         assert result.strength == 10
@@ -365,15 +358,17 @@ def test_parts_of_the_pose_that_never_change_are_left_out(parts):
 
 def test_azimuths_of_a_whole_turn_have_no_cosine_to_learn(parts):
     turned = [replace(part, factors={"azimuth": 2 * math.pi * (torch.arange(len(part)) % 2)}) for part in parts]
-    assert math.isfinite(fit_regression_probe(*turned, "azimuth", draws=0).value)
+    assert math.isfinite(fit_regression_probe(*turned, "azimuth", resamples=0).value)
 
 
 @pytest.mark.parametrize("n", [12, 199, 200, 201])
 def test_without_k_two_hundred_vote_or_all_there_are(parts, n):
     train = parts[0].subset(slice(n))
-    result = fit_knn_probe(train, parts[1], "object", draws=0)
+    result = fit_knn_probe(train, parts[1], "object", resamples=0)
     assert result.details["k"] == min(n, 200)
-    assert torch.equal(result.prediction, fit_knn_probe(train, parts[1], "object", k=min(n, 200), draws=0).prediction)
+    assert torch.equal(
+        result.prediction, fit_knn_probe(train, parts[1], "object", k=min(n, 200), resamples=0).prediction
+    )
     with pytest.raises(ProbeError, match=f"between 1 and the {n} training images, not {n + 1}"):
         fit_knn_probe(train, parts[1], "object", k=n + 1)
 
@@ -385,7 +380,7 @@ def test_interval_is_that_of_a_loop_over_drawn_groups(parts):
     test = parts[1].subset(slice(0, 40))
     truth = test.factors["elevation"].double()[:, None]
     guess = truth + 0.1 * test.matrix[:, :1].double()
-    low, high = bootstrap_interval(test.groups, r2_terms(guess, truth), r2, seed=4, draws=50)
+    low, high = bootstrap_interval(test.groups, r2_terms(guess, truth), r2, seed=4, resamples=50)
     generator, distinct, values = np.random.default_rng(4), torch.unique(test.groups), []
     for _ in range(50):
         drawn = generator.integers(len(distinct), size=len(distinct))
@@ -401,7 +396,7 @@ def test_interval_covers_the_truth_about_95_times_in_100_whatever_the_groups(siz
     for trial in range(200):
         right = np.repeat(generator.random(120) < 0.7, size)  # the images of a group are right or wrong together
         terms = torch.tensor(np.stack([right, np.ones(len(right))], axis=1))
-        low, high = bootstrap_interval(groups, terms, lambda sums: sums[:, 0] / sums[:, 1], trial, draws=300)
+        low, high = bootstrap_interval(groups, terms, lambda sums: sums[:, 0] / sums[:, 1], trial, resamples=300)
         covered += low <= 0.7 <= high
     assert 0.90 <= covered / 200 <= 0.99
 
@@ -442,37 +437,37 @@ def test_the_choice_of_strength_keeps_groups_together():
     assert fit_regression_probe(leaking, test, "distance").strength < 1e-2
 
 
-def test_evaluate_fills_in_the_floors(parts):
+def test_evaluate_fills_in_the_baselines(parts):
     random = [replace(part, matrix=torch.randn(len(part), 5), encoder_fingerprint="9") for part in parts]
-    result = evaluate(*parts, "object", floors={"random encoder": tuple(random), "pixels": 0.4}, draws=100)
-    assert list(result.floors) == ["random encoder", "pixels", SHUFFLED]
-    assert result.floors["pixels"] == 0.4
+    result = evaluate(*parts, "object", baselines={"random encoder": tuple(random), "pixels": 0.4}, resamples=100)
+    assert list(result.baselines) == ["random encoder", "pixels", SHUFFLED]
+    assert result.baselines["pixels"] == 0.4
     assert result.low <= result.value <= result.high
     assert result.low < result.high
-    assert max(result.floors["random encoder"], result.floors[SHUFFLED]) < 0.35 < result.value
+    assert max(result.baselines["random encoder"], result.baselines[SHUFFLED]) < 0.35 < result.value
     assert (result.metric, result.classes, result.chance, result.n) == ("accuracy", 4, 0.25, 400)
     pose = evaluate(*parts, "pose")
     assert (pose.metric, pose.protocol, pose.chance) == ("R2", "ridge", 0.0)
     assert pose.scores is None
-    assert pose.floors[SHUFFLED] < 0.1 < pose.value
-    assert evaluate(*parts, "object", protocol="knn", k=20).floors[SHUFFLED] < 0.4
-    assert evaluate(*parts, "object", shuffled=False).floors == {}
+    assert pose.baselines[SHUFFLED] < 0.1 < pose.value
+    assert evaluate(*parts, "object", protocol="knn", k=20).baselines[SHUFFLED] < 0.4
+    assert evaluate(*parts, "object", shuffled=False).baselines == {}
 
 
-def test_floors_must_be_of_the_same_images(parts):
+def test_baselines_must_be_of_the_same_images(parts):
     with pytest.raises(ProbeError, match="same images"):
-        evaluate(*parts, "object", floors={"pixels": (parts[0], parts[1].subset(slice(1, None)))})
+        evaluate(*parts, "object", baselines={"pixels": (parts[0], parts[1].subset(slice(1, None)))})
 
 
 def test_results_show_what_a_reader_needs(parts):
-    result = evaluate(*parts, "object", floors={"a <floor>": 0.4}, draws=50)
+    result = evaluate(*parts, "object", baselines={"a <floor>": 0.4}, resamples=50)
     html = result._repr_html_()
     assert f"{result.value:.3f} [{result.low:.3f}, {result.high:.3f}]" in html
     assert "<th>unseen by the encoder</th>" in html
     assert "<td>400</td>" in html
     assert "a &lt;floor&gt; 0.400" in html
     row = result.to_row()
-    assert row["floor: a <floor>"] == 0.4
+    assert row["baseline: a <floor>"] == 0.4
     assert row["unseen"] == "yes"
     assert row["classes"] == 4
     assert all(value is None or isinstance(value, (int, float, str)) for value in row.values())
@@ -486,7 +481,7 @@ def test_shared_groups_and_other_encoders_are_refused(parts):
     straddling = replace(test, groups=test.groups - 1)
     with pytest.raises(ProbeError, match=r"1 groups of toy .* are in both parts.*split_features"):
         fit_linear_probe(train, straddling, "object")
-    fit_linear_probe(train, replace(straddling, name="another set"), "object", draws=0)
+    fit_linear_probe(train, replace(straddling, name="another set"), "object", resamples=0)
     with pytest.raises(ProbeError, match="different encoders"):
         fit_regression_probe(train, replace(test, encoder_fingerprint="4567"), "pose")
 
@@ -526,7 +521,7 @@ def test_unfit_data_are_refused(parts):
     constant = replace(test, factors={**test.factors, "distance": torch.ones(400)})
     with pytest.raises(ProbeError, match="all test images have the same distance"):
         fit_regression_probe(train, constant, "pose")
-    with pytest.raises(ProbeError, match=r"one group.*strengths="):
+    with pytest.raises(ProbeError, match=r"one group.*regularisation="):
         fit_linear_probe(replace(train, groups=torch.full((600,), -1)), test, "object")
 
 
@@ -534,8 +529,8 @@ def test_unfit_data_are_refused(parts):
     ("probe", "factor", "options", "message"),
     [
         (fit_linear_probe, "object", {"protocol": "adam"}, "protocol"),
-        (fit_linear_probe, "object", {"strengths": ()}, "strengths"),
-        (fit_regression_probe, "pose", {"strengths": (1, 0)}, "strengths"),
+        (fit_linear_probe, "object", {"regularisation": ()}, "regularisation"),
+        (fit_regression_probe, "pose", {"regularisation": (1, 0)}, "regularisation"),
         (fit_knn_probe, "object", {"k": 601}, "600 training images"),
         (fit_knn_probe, "object", {"temperature": 0}, "temperature"),
         (evaluate, "pose", {"protocol": "sgd"}, "measured by R2"),

@@ -8,11 +8,11 @@ import re
 import pandas as pd
 import pytest
 
-from ciperlib.analyse.portrait import load_portrait, portrayed, read_floors
-from ciperlib.analyse.tables import over_seeds
+from ciperlib.analyse.probing.tables import over_seeds
+from ciperlib.analyse.report import load_report, read_baselines, reported
 from ciperlib.config import Config
-from ciperlib.files import home
-from ciperlib.learn.runs import find_run, zoo_grid
+from ciperlib.files import project_root
+from ciperlib.learn.zoo import find_run, zoo_grid
 from ciperlib.present.labels import label_of, labels
 
 CORE50 = "CORe50's names indexed"
@@ -22,19 +22,19 @@ FACTORS = ("category", "object", "session", "pose")
 @pytest.fixture(scope="module")
 def metrics():
     """The metrics of notebook 02 as `make run` published them."""
-    return json.loads((home() / "figures" / "02_linear_probing.json").read_text())["metrics"]
+    return json.loads((project_root() / "figures" / "02_linear_probing.json").read_text())["metrics"]
 
 
 def test_the_zoo_holds_its_whole_grid_with_metrics():
     kinds, seeds = zoo_grid()
     for kind, seed in itertools.product(kinds, seeds):
-        run = find_run(Config(**kind, seed=seed), home() / "data" / "zoo")
+        run = find_run(Config(**kind, seed=seed), project_root() / "data" / "zoo")
         assert run is not None, f"{kind} with seed {seed} is missing: make zoo"
         assert set(FACTORS) <= run.metrics.keys()
 
 
 def test_published_numbers_are_of_the_whole_zoo_in_the_teaching_setting(metrics):
-    published = json.loads((home() / "figures" / "02_linear_probing.json").read_text())
+    published = json.loads((project_root() / "figures" / "02_linear_probing.json").read_text())
     kinds, seeds = zoo_grid("probing")
     assert published["profile"] == "teaching"
     assert published["parameters"] == {}
@@ -64,7 +64,7 @@ def test_the_sentences_of_notebook_02_are_true_of_its_figure(metrics):
 def test_the_readme_s_table_is_what_was_published(metrics):
     rows = re.findall(
         r"^\| ([^|]+?) \| ([-\d.]+) \| ([-\d.]+) \| ([-\d.]+) \| ([-\d.]+) \|$",
-        (home() / "README.md").read_text(),
+        (project_root() / "README.md").read_text(),
         re.M,
     )
     assert len(rows) == 10
@@ -75,7 +75,7 @@ def test_the_readme_s_table_is_what_was_published(metrics):
 
 def test_the_readme_s_table_of_synergy_is_what_was_published():
     m = published("05_explaining_away")["metrics"]
-    text = (home() / "README.md").read_text()
+    text = (project_root() / "README.md").read_text()
     rows = re.findall(r"^\| ([^|]+?) \| ([-\d.]+) \| ([-\d.]+) \| ([-\d.]+) \|$", text, re.M)
     assert len(rows) == 8
     for name, *cells in rows:
@@ -83,13 +83,13 @@ def test_the_readme_s_table_of_synergy_is_what_was_published():
             assert float(cell) == pytest.approx(m[f"{column}: {name}"], abs=0.0051), (name, column)
 
 
-def test_the_readme_s_table_of_alpha_is_what_the_portraits_say():
+def test_the_readme_s_table_of_alpha_is_what_the_reports_say():
     rows = []
-    for config, name in zip(portrayed(), labels(portrayed())):
-        own = load_portrait(config)
+    for config, name in zip(reported(), labels(reported())):
+        own = load_report(config)
         rows.append({"encoder": name, **own.scores, "synergy": own.synergy["value"]})
     means = pd.DataFrame(rows).groupby("encoder").mean()
-    text = (home() / "README.md").read_text()
+    text = (project_root() / "README.md").read_text()
     table = re.findall(r"^\| ([^|]+?)" + r" \| ([-\d.]+)" * 5 + r" \|$", text, re.M)
     assert len(table) == 14
     for name, *cells in table:
@@ -110,14 +110,14 @@ def test_the_readme_s_table_of_alpha_is_what_the_portraits_say():
 def test_the_ablations_of_notebook_06_and_the_readme():
     record = published("06_ablations")
     assert (record["profile"], record["parameters"]) == ("teaching", {})
-    m, text = record["metrics"], (home() / "README.md").read_text()
+    m, text = record["metrics"], (project_root() / "README.md").read_text()
     rows = re.findall(r"^\| ([^|]+?) \| ([-+][\d.]+) \[([-+][\d.]+), ([-+][\d.]+)\] \|$", text, re.M)
     assert len(rows) == 11
     for name, *cells in rows:
         for end, cell in zip(("difference", "low", "high"), cells):
             assert float(cell) == pytest.approx(m[f"object: {name} - CIPER ({end})"], abs=0.0006), (name, end)
     assert m["failed"] == 3  # the minus sign
-    assert m["object: SimCLR"] < read_floors()["pixels"]["object"] < m["object: CIPER"] < 0.85
+    assert m["object: SimCLR"] < read_baselines()["pixels"]["object"] < m["object: CIPER"] < 0.85
     assert m["object: no crop"] < m["object: never trained"] + 0.05
     assert m["object: no crop"] < m["object: no jitter"] < m["object: no flip"]
     for name in ("no crop", "no jitter", "SimCLR", "SimCLR, clean pass", "SimCLR, 45 epochs", "half the width"):
@@ -135,7 +135,7 @@ def test_the_ablations_of_notebook_06_and_the_readme():
 def test_the_readme_s_table_of_the_kin_is_what_notebook_08_found():
     record = published("08_equivariance")
     assert (record["profile"], record["parameters"]) == ("teaching", {})
-    m, text = record["metrics"], (home() / "README.md").read_text()
+    m, text = record["metrics"], (project_root() / "README.md").read_text()
     interval = r"[-\d.]+ \[[-\d.]+, [-\d.]+\]"
     rows = re.findall(rf"^\| ([^|]+?)((?: \| {interval}){{7}}) \| (\d) \| ({interval}) \|$", text, re.M)
     assert len(rows) == 12
@@ -146,7 +146,7 @@ def test_the_readme_s_table_of_the_kin_is_what_notebook_08_found():
 
 
 def test_what_the_readme_says_of_each_parameter():
-    m, text = published("08_equivariance")["metrics"], (home() / "README.md").read_text()
+    m, text = published("08_equivariance")["metrics"], (project_root() / "README.md").read_text()
     crops, colours = ("crop_x", "crop_y", "crop_height", "crop_width"), ("brightness", "contrast", "saturation", "hue")
 
     def scaled(name, parameters):
@@ -163,7 +163,7 @@ def test_what_the_readme_says_of_each_parameter():
     at_most, grey_alone = max(scaled("SimCLR", (*crops, *colours))), scaled("SimCLR", ["grayscale"])[0]
     assert f"SimCLR at most {at_most:.2f}, but {grey_alone:.2f} for grey views" in text
     assert not [name for name in m if name.startswith("scaled: ") and name.endswith(", flip")]  # none to place
-    table = pd.read_csv(home() / "data" / "sweeps" / "parameters.csv")
+    table = pd.read_csv(project_root() / "data" / "sweeps" / "parameters.csv")
     means = table[table["reader"] == "difference"].groupby(["parameter", "encoder"])["value"].mean()
     assert f"of brightness R2 is {means['brightness', 'random encoder']:.2f} untrained" in text
     assert means["flip"].max() < 0.03
@@ -180,7 +180,7 @@ def test_the_sentences_of_notebook_08_are_true_of_its_table():
     assert m["verdict: CIPER, image aug., distance"] == "invariant"
     assert m["decodable: CIPER, image aug., distance"] == pytest.approx(0.5, abs=0.05)
     assert m["re-encoded: predictive, image aug."] == "11.0 [11.0, 11.0]"
-    table = pd.read_csv(home() / "data" / "sweeps" / "equivariance.csv")
+    table = pd.read_csv(project_root() / "data" / "sweeps" / "equivariance.csv")
     lost = table[table["verdict"] == "lost"]
     assert list(zip(lost["encoder"], lost["transformation"])) == [("predictive, pose aug.", "horizontal_flip")] * 2
     assert m["decodable: SimCLR, pose aug., elevation"] < 0.1 < 0.6 < m["decodable: CIPER, pose aug., elevation"]
@@ -246,16 +246,16 @@ def test_the_sentences_of_notebook_09_are_true_of_its_figures():
 def test_the_sentences_of_notebook_07_are_true_of_its_figure():
     record = published("07_bring_your_own")
     assert (record["profile"], record["parameters"]) == ("teaching", {})
-    m, floors = record["metrics"], read_floors()["pixels"]
+    m, baselines = record["metrics"], read_baselines()["pixels"]
     assert m["session"] > 0.8
     assert m["session: six numbers"] > m["session"]
-    assert all(m[factor] < floors[factor] for factor in FACTORS)  # never trained: below the pixels
+    assert all(m[factor] < baselines[factor] for factor in FACTORS)  # never trained: below the pixels
     assert m["object: six numbers"] < 0.1
 
 
 def test_the_readme_s_waits_are_what_was_measured():
     rows = published("responsiveness")["rows"]
-    text = (home() / "README.md").read_text()
+    text = (project_root() / "README.md").read_text()
     for name in ("JupyterLab", "the page"):
         row = rows[f"slider to drawn figure, {name}"]
         assert row["median_ms"] < 150
@@ -269,7 +269,7 @@ def test_the_readme_s_waits_are_what_was_measured():
 
 
 def test_the_readme_s_speeds_are_what_was_measured():
-    text = (home() / "README.md").read_text().partition("### Speed")[2]
+    text = (project_root() / "README.md").read_text().partition("### Speed")[2]
     shown = re.findall(r"^\| [^|]+ \| [^|]+ \| [^|]+ \| ([\d.]+) x[^|]*\| ([\d.]+) x \|$", text, re.M)
     measured = [(row["ratio"], row["target"]) for row in published("benchmarks")["rows"]]
     assert len(shown) == len(measured) - 1  # one floor is left out
@@ -279,7 +279,7 @@ def test_the_readme_s_speeds_are_what_was_measured():
 
 
 def test_the_readme_s_costs_of_sweeps_are_what_was_measured():
-    rows, text = published("sweep_benchmarks")["rows"], (home() / "README.md").read_text()
+    rows, text = published("sweep_benchmarks")["rows"], (project_root() / "README.md").read_text()
     against = rows["a sweep against xargs -P2"]
     assert (
         f"| six runs of {against['a_run_s']:.0f} s, two at a time, against `xargs -P2` | {against['ratio']:.2f} x |"
@@ -293,7 +293,10 @@ def test_the_readme_s_costs_of_sweeps_are_what_was_measured():
 
 
 def test_the_readme_s_cifar10_is_what_its_table_says():
-    table, text = pd.read_csv(home() / "data" / "sweeps" / "cifar10.csv"), (home() / "README.md").read_text()
+    table, text = (
+        pd.read_csv(project_root() / "data" / "sweeps" / "cifar10.csv"),
+        (project_root() / "README.md").read_text(),
+    )
     assert (table["status"] == "done").all()
     assert set(zip(table["epochs"], table["train_size"], table["test_size"])) == {(8, 5000, 5000)}
     rows = dict(re.findall(r"^\| ([^|]+) \| ([\d.]+ \[[\d.]+, [\d.]+\]) \| [\d–]+ \|$", text, re.M))
@@ -308,12 +311,12 @@ def test_the_readme_s_cifar10_is_what_its_table_says():
 
 
 def test_the_readme_has_no_gaps():
-    text = (home() / "README.md").read_text()
+    text = (project_root() / "README.md").read_text()
     assert not re.search(r"\b(TIME\d+|RESULTS|SPEED|[A-Z]+_ROWS)\b", text)
 
 
 def published(stem):
-    return json.loads((home() / "figures" / f"{stem}.json").read_text())
+    return json.loads((project_root() / "figures" / f"{stem}.json").read_text())
 
 
 def test_the_sentences_of_notebook_03_are_true_of_its_figures():
@@ -443,7 +446,7 @@ def test_the_sentences_of_notebook_05_are_true_of_its_figures():
 
 
 def test_the_estimator_s_validation_holds_as_published():
-    rows = json.loads((home() / "figures" / "validation.json").read_text())["rows"]
+    rows = json.loads((project_root() / "figures" / "validation.json").read_text())["rows"]
     assert {row["measure"] for row in rows} == {"bias", "coverage", "power", "p at most 0.05", "false alarms"}
     assert {(row["world"], row["d"]) for row in rows if row["measure"] == "bias"} >= {("xor", 512), ("quadrant", 512)}
     for row in rows:  # by its value, whatever it says of itself
@@ -459,7 +462,7 @@ def test_the_estimator_s_validation_holds_as_published():
             assert target or (measure, row["world"]) == ("coverage", "mixture"), row
     assert {row["target"] for row in rows if row["measure"] == "bias"} == {0.03, 0.06}
     assert {row["target"] for row in rows if row["measure"] in ("power", "coverage")} == {0.9, None}
-    text = (home() / "README.md").read_text()
+    text = (project_root() / "README.md").read_text()
     values = {measure: [row["value"] for row in rows if row["measure"] == measure] for measure in
               ("coverage", "power", "p at most 0.05", "false alarms")}  # fmt: skip
     xor, modular, mixture = (round(100 * share) for share in values["coverage"])

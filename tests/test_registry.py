@@ -9,8 +9,8 @@ from conftest import TINY, make_noise_images
 
 from ciperlib.config import Config, ConfigError
 from ciperlib.learn.methods.base import Objective
-from ciperlib.learn.runs import zoo_root
 from ciperlib.learn.training import Trainer
+from ciperlib.learn.zoo import zoo_root
 from ciperlib.registry import (
     REGISTRIES,
     Architecture,

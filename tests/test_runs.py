@@ -18,13 +18,11 @@ from ciperlib.learn.runs import (
     PACKED,
     STATUS,
     RunError,
-    export_run,
-    find_run,
     find_runs,
     load_run,
-    zoo_root,
-)  # fmt: skip
+)
 from ciperlib.learn.training import fit
+from ciperlib.learn.zoo import export_run, find_run, zoo_root
 
 ZOO_BYTES = 50_000_000
 

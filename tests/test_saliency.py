@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from ciperlib.analyse import saliency
-from ciperlib.analyse.saliency import FullGrad, SaliencyError, saliency_map
+from ciperlib.analyse.attribution import fullgrad
+from ciperlib.analyse.attribution.fullgrad import FullGrad, SaliencyError, saliency_map
 from ciperlib.config import Config
 from ciperlib.learn.encoders import make_encoder
 
@@ -68,7 +68,7 @@ def test_the_terms_add_up_to_the_output(network, dtype, seed, n):
     for target in range(network.fc.out_features):
         terms = FullGrad(network).decompose(x, target)
         assert torch.equal(terms.value, network(x)[:, target].detach())
-        assert terms.gap().max() <= saliency.TOLERANCE[dtype]
+        assert terms.gap().max() <= fullgrad.TOLERANCE[dtype]
 
 
 @pytest.mark.parametrize("coordinates", [True, False])
@@ -163,14 +163,14 @@ def nothing(*args, **kwargs):
 
 
 def doubled(*args, **kwargs):
-    layer, constant = saliency._bias(*args, **kwargs)
+    layer, constant = fullgrad._bias(*args, **kwargs)
     return layer, None if constant is None else 2 * constant
 
 
 @pytest.mark.parametrize(("function", "fault"), [(F.batch_norm, nothing), (F.linear, doubled), (F.conv2d, doubled)])
 def test_a_planted_fault_is_caught(function, fault, monkeypatch):
     """BatchNorm's bias left out; a bias counted twice."""
-    monkeypatch.setitem(saliency.CONSTANTS, function, (fault, saliency.CONSTANTS[function][1]))
+    monkeypatch.setitem(fullgrad.CONSTANTS, function, (fault, fullgrad.CONSTANTS[function][1]))
     network = lived_in(Drawn(4, False, True, True, True, 2))
     with pytest.raises(SaliencyError, match="miss the output"):
         FullGrad(network).attribute(torch.rand(1, 3, 8, 8), 0)
@@ -222,13 +222,13 @@ def test_train_mode_is_refused():
 
 
 def test_maps_are_the_sum_of_rescaled_parts_and_survive_a_constant_one():
-    terms = saliency.FullGradients(
+    terms = fullgrad.FullGradients(
         torch.zeros(1), torch.tensor([[[[0.0, -2.0], [1.0, 0.0]]]]),
         {"conv": torch.full((1, 2, 1, 1), 3.0), "fc": torch.ones(1, 4)},
     )  # fmt: skip
     expected = torch.tensor([[[[0.0, 1.0], [0.5, 0.0]]]])  # the constant layer has nothing to show
     torch.testing.assert_close(saliency_map(terms), expected)
-    many = saliency.FullGradients(torch.zeros(1), torch.zeros(1, 3, 4, 4), {"conv": torch.full((1, 64, 4, 4), 0.1)})
+    many = fullgrad.FullGradients(torch.zeros(1), torch.zeros(1, 3, 4, 4), {"conv": torch.full((1, 64, 4, 4), 0.1)})
     for per_channel in (True, False):
         assert not saliency_map(many, per_channel=per_channel).any()
     raw = saliency_map(terms, rescale=False)
@@ -241,7 +241,7 @@ def test_the_map_is_the_one_of_the_definition(per_channel):
     """Every channel rescaled and enlarged on its own, then added: slower, and the same."""
     generator = torch.Generator().manual_seed(0)
     layers = {"a": torch.randn(2, 5, 4, 4, generator=generator), "b": torch.randn(2, 3, 8, 8, generator=generator)}
-    terms = saliency.FullGradients(torch.zeros(2), torch.randn(2, 3, 8, 8, generator=generator), layers)
+    terms = fullgrad.FullGradients(torch.zeros(2), torch.randn(2, 3, 8, 8, generator=generator), layers)
     expected = torch.zeros(2, 1, 8, 8)
     for part in (terms.input, *layers.values()):
         for image in range(2):
@@ -260,3 +260,98 @@ def test_a_network_that_reads_one_corner_is_seen_to_look_there():
     fc.weight.data.mul_(mask.flatten())
     shown = FullGrad(nn.Sequential(nn.Flatten(), fc).eval()).attribute(x)
     assert shown[..., :4, :4].sum() / shown.sum() > 0.999
+
+
+class ChannelsLast(nn.Module):
+    """A 1x1 convolution done by a Linear on [B, H, W, C], as Swin and ConvNeXt do theirs; and then a ReLU."""
+
+    def __init__(self, linear: bool):
+        super().__init__()
+        self.first = nn.Conv2d(3, 4, 3, padding=1)
+        self.mix = nn.Linear(4, 5) if linear else nn.Conv2d(4, 5, 1)
+        self.last = nn.Linear(5, 2)
+        self.linear = linear
+
+    def forward(self, x):
+        x = self.first(x).relu()
+        x = self.mix(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2) if self.linear else self.mix(x)
+        return self.last(x.relu().mean((2, 3)))
+
+
+def test_a_linear_map_of_channels_that_come_last_is_drawn_as_the_convolution_that_it_is():
+    last, first = (lived_in(ChannelsLast(linear)) for linear in (True, False))
+    weights = {name: w[..., None, None] if name == "mix.weight" else w for name, w in last.state_dict().items()}
+    first.load_state_dict(weights)
+    x = torch.rand(2, 3, 9, 6)
+    ours, theirs = (FullGrad(network).decompose(x, 1) for network in (last, first))
+    assert ours.constants["mix"].shape == (2, 5, 9, 6)
+    torch.testing.assert_close(saliency_map(ours), saliency_map(theirs))
+
+
+def test_the_mode_is_checked_at_every_call():
+    network = lived_in(Drawn(4, False, True, True, True, 2))
+    explain, x = FullGrad(network), torch.rand(2, 3, 8, 8)
+    explain.attribute(x, 0)
+    network.train()
+    with pytest.raises(SaliencyError, match="train mode"):
+        explain.attribute(x, 0)
+
+
+@pytest.mark.parametrize(("layer", "words"), [
+    (nn.BatchNorm2d(4, track_running_stats=False), "keeps no statistics"), (nn.ReLU6(), "adds constants"),
+    (nn.ConstantPad2d(1, 0.5), "adds constants"), (nn.LayerNorm([4, 6, 6]), "not piecewise linear"),
+    (nn.GroupNorm(2, 4), "not piecewise linear"), (nn.Softplus(), "not piecewise linear"),
+    (nn.Threshold(0.1, 20), "none of the layers that are known"),
+])  # fmt: skip
+def test_a_refusal_says_what_is_true_of_the_layer(layer, words):
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), layer, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)).eval()
+    with pytest.raises(SaliencyError, match=words):
+        FullGrad(network)
+    terms = FullGrad(network, approximate=True).decompose(torch.rand(2, 3, 8, 8), 0)
+    assert terms.gap().isfinite().all()
+
+
+@pytest.mark.parametrize("layer", [
+    nn.ReflectionPad2d(1), nn.PReLU(), nn.ConvTranspose2d(4, 4, 2, stride=2), nn.ReplicationPad2d(2),
+])  # fmt: skip
+def test_more_layers_that_are_exact(layer):
+    parts = nn.Conv2d(3, 4, 3), layer, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
+    terms = FullGrad(lived_in(nn.Sequential(*parts))).decompose(torch.rand(2, 3, 8, 8), 0)
+    assert terms.gap().max() < 1e-5
+
+
+class Placed(nn.Module):
+    """Tokens with a position of their own each, and a class token: piecewise linear but for that."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches, self.positions = nn.Conv2d(3, 4, 2, stride=2), nn.Parameter(torch.randn(1, 16, 4))
+        self.first, self.last = nn.Linear(4, 6), nn.Linear(6, 2)
+
+    def forward(self, x):
+        tokens = self.patches(x).flatten(2).transpose(1, 2) + self.positions
+        return self.last(self.first(tokens).relu().mean(1))
+
+
+def test_positions_that_are_added_count_and_tokens_are_drawn_where_they_are():
+    terms = FullGrad(Placed().eval()).decompose(torch.rand(2, 3, 8, 8), 0)  # exactly
+    assert terms.constants["+"].shape == (2, 4, 4, 4)
+    assert terms.constants["first"].shape == (2, 6, 4, 4)
+
+
+@pytest.mark.parametrize("name", ["convnext_atto", "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])
+def test_transformers_and_their_like_are_drawn_with_their_gap(name):
+    timm = pytest.importorskip("timm")
+    sizes = {"img_size": 64} if "convnext" not in name else {}
+    sizes |= {"window_size": 4} if "swin" in name else {}
+    network = timm.create_model(name, num_classes=3, **sizes).eval()
+    with pytest.raises(SaliencyError, match=r"not piecewise linear|none of the layers"):
+        FullGrad(network)
+    explain = FullGrad(network, approximate=True)
+    terms, x = explain.decompose(torch.rand(2, 3, 64, 64), 1), torch.rand(2, 3, 64, 64)
+    assert 0 < float(terms.gap().max()) < 2
+    spatial = [term for term in terms.constants.values() if term.ndim == 4 and term.shape[2] == term.shape[3] > 1]
+    assert len(spatial) > 10
+    picture = explain.attribute(x, 1)
+    assert picture.shape == (2, 1, 64, 64)
+    assert bool((picture >= 0).all())

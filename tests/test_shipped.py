@@ -5,7 +5,7 @@ import pytest
 
 from ciperlib.analyse.shipped import IMAGES, ShippedError, image_key, read_shipped, ship_table
 from ciperlib.data import load_images
-from ciperlib.files import home
+from ciperlib.files import project_root
 
 SHIPPED = {"equivariance.csv": 400, "parameters.csv": 2000, "ablations.csv": 2500}
 
@@ -39,9 +39,9 @@ def test_a_table_that_was_changed_or_that_nobody_noted_is_refused(table, noise_i
 @pytest.mark.parametrize(("name", "size"), SHIPPED.items())
 def test_the_shipped_tables_are_of_the_images_that_their_notebooks_load(name, size):
     images = load_images("turntable", "test", size=size)
-    assert len(read_shipped(home() / "data" / "sweeps" / name, images))
+    assert len(read_shipped(project_root() / "data" / "sweeps" / name, images))
     with pytest.raises(ShippedError, match="measured on"):
-        read_shipped(home() / "data" / "sweeps" / name, images.subset(slice(size - 1)))
+        read_shipped(project_root() / "data" / "sweeps" / name, images.subset(slice(size - 1)))
 
 
 def test_another_renderer_s_images_are_others(noise_images, monkeypatch):

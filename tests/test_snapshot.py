@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ciperlib.files import home
+from ciperlib.files import project_root
 
 SNAPSHOT = Path(__file__).parent / "snapshot"
 PUBLISHED = {path.name: f"figures/{path.name}" for path in SNAPSHOT.glob("*.json")}
@@ -44,7 +44,7 @@ def flatten(value: Any, place: str = "") -> dict[str, Any]:
 
 def published(path: str) -> str:
     """A file as git has it: `make run` writes this machine's own numbers over it, which nobody has published."""
-    found = subprocess.run(["git", "show", f":{path}"], cwd=home(), capture_output=True, text=True)
+    found = subprocess.run(["git", "show", f":{path}"], cwd=project_root(), capture_output=True, text=True)
     if found.returncode:
         pytest.skip("needs a git checkout, to tell what was published from what this machine made")
     return found.stdout

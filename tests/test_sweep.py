@@ -17,14 +17,14 @@ import pytest
 from conftest import wait_until
 
 from ciperlib.__main__ import _values, main
-from ciperlib.present import sweep as sweeping
-from ciperlib.present import task as watching
-from ciperlib.present.batch import folder_name
-from ciperlib.present.claims import claim_gpus, hold
-from ciperlib.present.collect import collect, write_collection
-from ciperlib.present.records import BatchError, read_record
-from ciperlib.present.sweep import estimate_seconds, make_tasks, sweep
-from ciperlib.present.task import is_finished, run_task
+from ciperlib.batch import sweep as sweeping
+from ciperlib.batch import task as watching
+from ciperlib.batch.collect import collect, write_collection
+from ciperlib.batch.locks import claim_gpus, lock
+from ciperlib.batch.records import BatchError, read_record
+from ciperlib.batch.runner import folder_name
+from ciperlib.batch.sweep import estimate_seconds, make_tasks, sweep
+from ciperlib.batch.task import is_finished, run_task
 
 # What `ciperlib run` does to the outside, in a few milliseconds: a folder, a record, and a line in a ledger.
 RUNNER = """
@@ -294,7 +294,7 @@ def test_a_worker_that_is_killed(tasks, when):
 SWEEPER = """
 import sys
 from pathlib import Path
-from ciperlib.present.sweep import make_tasks, sweep
+from ciperlib.batch.sweep import make_tasks, sweep
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     tasks = make_tasks(folder / "tried.ipynb", {"case": [sys.argv[2]], "seed": list(range(int(sys.argv[3])))},
@@ -395,7 +395,7 @@ def test_a_full_disk_stops_no_other_run_and_is_made_up_for(tasks, monkeypatch, c
     assert not is_finished(grid[1])
 
 
-@pytest.mark.parametrize("module", ["ciperlib.present.task", "ciperlib.present.sweep", "ciperlib.__main__"])
+@pytest.mark.parametrize("module", ["ciperlib.batch.task", "ciperlib.batch.sweep", "ciperlib.__main__"])
 def test_watching_and_asking_import_nothing_that_takes_long(module):
     code = f"import sys, {module}; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
@@ -439,7 +439,7 @@ def test_who_waits_for_a_folder_or_a_gpu_sees_that_the_sweep_was_stopped(tasks, 
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
     stop, found = tmp_path / ".stop-1", []
-    for gpus, held in ((0, lambda task: hold(task.output / ".logs" / f"{task.folder.name}.lock")),
+    for gpus, held in ((0, lambda task: lock(task.output / ".logs" / f"{task.folder.name}.lock")),
                        (1, lambda task: claim_gpus(1))):  # fmt: skip
         (task,) = tasks(case=["fine"], gpus=gpus)
         waiting = threading.Thread(target=lambda t=task: found.append(run_task(replace(t, stop=str(stop)))))

@@ -1,4 +1,4 @@
-"""Tables of probes: the same images, the same floors, paired by seed."""
+"""Tables of probes: the same images, the same baselines, paired by seed."""
 
 import math
 
@@ -8,14 +8,14 @@ import torch
 from conftest import make_noise_images
 
 from ciperlib.analyse.features import Features
-from ciperlib.analyse.guards import ProbeError
-from ciperlib.analyse.tables import (
+from ciperlib.analyse.probing.checks import ProbeError
+from ciperlib.analyse.probing.tables import (
     default_factors,
     paired_difference,
     paired_differences,
+    probe_baselines,
     probe_encoder,
     probe_features,
-    probe_floors,
     to_metrics,
     to_table,
 )  # fmt: skip
@@ -74,15 +74,15 @@ def test_a_table_without_factors_says_so():
         probe_encoder(make_encoder(Config(width=8)), images, images)
 
 
-def test_an_unknown_factor_is_probed_with_its_floors():
+def test_an_unknown_factor_is_probed_with_its_baselines():
     train, test = make_noise_images(60), make_noise_images(40, seed=1)
     kinds = {"disease": train.factors["object"] // 2}, {"disease": test.factors["object"] // 2}
     train = ImageSet("noise", "train", train.images, kinds[0], train.ids, train.groups)
     test = ImageSet("noise", "test", test.images, kinds[1], test.ids + 1000, test.groups + 1000)
     for options in ({}, {"protocol": "knn"}, {"protocol": "sgd"}):
-        floors = probe_floors(train, test, config=Config(width=8), **options)
-        assert floors.keys() == {"disease"}
-        results = probe_encoder(make_encoder(Config(width=8)), train, test, floors=floors, draws=0, **options)
+        baselines = probe_baselines(train, test, config=Config(width=8), **options)
+        assert baselines.keys() == {"disease"}
+        results = probe_encoder(make_encoder(Config(width=8)), train, test, baselines=baselines, resamples=0, **options)
         assert list(to_table(results)["factor"]) == ["disease"]
 
 
@@ -105,16 +105,16 @@ def test_sessions_that_the_training_part_lacks_are_probed_within_the_test_part()
     assert results["object"].value < 0.5
 
 
-def test_floors_and_tables():
+def test_baselines_and_tables():
     train, test = make_noise_images(200), make_noise_images(100, seed=1)
     test = ImageSet("noise", "test", test.images, test.factors, test.ids + 1000, test.groups + 1000, test.labels)
     config = Config(width=8)
-    floors = probe_floors(train, test, ("object", "pose"), config)
-    assert floors["object"].keys() == {"pixels", "random encoder", "shuffled labels"}
-    results = probe_encoder(make_encoder(config), train, test, ("object", "pose"), floors=floors)
+    baselines = probe_baselines(train, test, ("object", "pose"), config)
+    assert baselines["object"].keys() == {"pixels", "random encoder", "shuffled labels"}
+    results = probe_encoder(make_encoder(config), train, test, ("object", "pose"), baselines=baselines)
     table = to_table(results, encoder="e", seed=0)
     assert list(table["factor"]) == ["object", "pose"]
-    assert table["floor: pixels"].notna().all()
+    assert table["baseline: pixels"].notna().all()
     assert abs(results["object"].value - 0.25) < 0.2  # noise tells nothing
     metrics = to_metrics(results)
     assert metrics["object"] == results["object"].value

@@ -272,7 +272,7 @@ class Refuse:
         if name.split(".")[0] in {blocked}:
             raise ImportError(name + " is not installed here")
 sys.meta_path.insert(0, Refuse())
-import ciperlib.data, ciperlib.analyse.probes, ciperlib.analyse.tables
+import ciperlib.data, ciperlib.analyse.probing.probes, ciperlib.analyse.probing.tables
 from ciperlib.__main__ import main
 root = sys.argv[1]
 choices = {choices}

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import torch
 
-from ciperlib.analyse.information import SMALL_NATS, ExplainingAway, explaining_away
-from ciperlib.analyse.worlds import CLASS, World, lift, make_world
+from ciperlib.analyse.information.explaining_away import SMALL_NATS, ExplainingAway, explaining_away
+from ciperlib.analyse.synthetic import CLASS, World, lift, make_world
 from ciperlib.files import write_atomically
 from ciperlib.learn.devices import environment
 
@@ -49,7 +49,7 @@ def bias(images: int) -> Iterator[dict]:
     for name in (*SYNERGY, *ZERO):
         for d in LIFTS:
             world = build(name, images, d, seed=0)
-            found = estimate(world, 0, networks=False, nulls=0)
+            found = estimate(world, 0, networks=False, null_samples=0)
             error = found.value - world.truth_nats
             yield row(
                 "bias", name, d, error, BIAS_NATS[d], abs(error) <= BIAS_NATS[d], truth=world.truth_nats, n=images
@@ -63,7 +63,7 @@ def coverage(images: int, repeats: int) -> Iterator[dict]:
         hits = 0
         for seed in range(FRESH, FRESH + repeats):
             world = build(name, images, 0, seed)
-            found = estimate(world, seed, networks=False, nulls=0)
+            found = estimate(world, seed, networks=False, null_samples=0)
             hits += found.low <= world.truth_nats <= found.high
         asked = name != "mixture"
         holds = hits >= 0.9 * repeats if asked else None
@@ -77,9 +77,9 @@ def false_alarms(images: int, repeats: int) -> Iterator[dict]:
         alarms = 0
         for seed in range(repeats):
             world = build(name, images, 0, seed)
-            quick = estimate(world, seed, networks=False, nulls=0)
+            quick = estimate(world, seed, networks=False, null_samples=0)
             if quick.low > 0 and quick.high >= SMALL_NATS:
-                alarms += estimate(world, seed, nulls=40).verdict == "present"
+                alarms += estimate(world, seed, null_samples=40).verdict == "present"
         share = alarms / repeats
         yield row("false alarms", name, 0, share, 0.08, share <= 0.08, repeats=repeats, n=images)
 
@@ -87,7 +87,9 @@ def false_alarms(images: int, repeats: int) -> Iterator[dict]:
 def power(images: int, repeats: int) -> Iterator[dict]:
     """How often 0.05 nats are called present."""
     for d in (0, 8):
-        verdicts = [estimate(build("xor", images, d, seed, **WEAK), seed, nulls=40).verdict for seed in range(repeats)]
+        verdicts = [
+            estimate(build("xor", images, d, seed, **WEAK), seed, null_samples=40).verdict for seed in range(repeats)
+        ]
         share = verdicts.count("present") / repeats
         truth = build("xor", 10, 0, 0, **WEAK).truth_nats
         yield row("power", "xor", d, share, 0.9, share >= 0.9, repeats=repeats, n=images, truth=truth)
@@ -97,7 +99,7 @@ def null_uniformity(images: int, repeats: int) -> Iterator[dict]:
     """How often N2's p-value is at most 5% where its model of q(c|z) is right and there is no synergy."""
     world = "modular_plain"
     hits = sum(
-        estimate(build(world, images, 0, seed), seed, networks=False, nulls=59).p_value <= 0.05
+        estimate(build(world, images, 0, seed), seed, networks=False, null_samples=59).p_value <= 0.05
         for seed in range(repeats)
     )
     share = hits / repeats

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ciperlib.analyse.fingerprints import digest, fingerprint, load_matrix, save_matrix
-from ciperlib.analyse.principal import fit_principal, project
+from ciperlib.analyse.solvers.principal import fit_principal, project
 from ciperlib.data.imageset import ImageSet, TrainedOn, source_of
 from ciperlib.learn.augment import Augmentation
 from ciperlib.learn.seeds import derived_seed

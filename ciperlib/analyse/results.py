@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ciperlib.analyse.solvers import Linear
+from ciperlib.analyse.solvers.linear import Linear
 from ciperlib.markup import NO_FORMULAS, as_html
 
 
@@ -25,7 +25,7 @@ class ProbeResult:
         n: test images.
         classes: number of categories, None for R2.
         chance: 1 / classes, or 0 for R2.
-        floors: the same metric where nothing or little can be known: a random encoder, pixels, shuffled labels.
+        baselines: the same metric where nothing or little can be known: a random encoder, pixels, shuffled labels.
         ceiling: the best possible value.
         unseen: whether the encoder was trained on none of the test images: "yes", "no" or "unknown".
         protocol: "lbfgs", "sgd", "knn" or "ridge".
@@ -48,7 +48,7 @@ class ProbeResult:
     unseen: str
     protocol: str
     strength: float | None = None
-    floors: dict[str, float] = field(default_factory=dict)
+    baselines: dict[str, float] = field(default_factory=dict)
     ceiling: float = 1.0
     details: dict[str, Any] = field(default_factory=dict)
     scores: Tensor | None = field(default=None, repr=False)
@@ -57,20 +57,20 @@ class ProbeResult:
     encoder_fingerprint: str = ""
 
     def to_row(self) -> dict[str, Any]:
-        """One flat row for a table; floors are columns named "floor: ..."."""
+        """One flat row for a table; baselines are columns named "baseline: ..."."""
         names = ("factor", "metric", "value", "low", "high", "n", "classes", "chance", "ceiling", "unseen")
         row = {name: getattr(self, name) for name in (*names, "protocol", "strength")}
-        row |= {f"floor: {name}": value for name, value in self.floors.items()}
+        row |= {f"baseline: {name}": value for name, value in self.baselines.items()}
         return row | {name: value for name, value in self.details.items() if isinstance(value, (int, float, str))}
 
     def _repr_html_(self) -> str:
         interval = f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
-        floors = ", ".join(f"{name} {value:.3f}" for name, value in self.floors.items()) or "none measured"
+        baselines = ", ".join(f"{name} {value:.3f}" for name, value in self.baselines.items()) or "none measured"
         cells = {
             "factor": self.factor,
             "protocol": self.protocol,
             self.metric: interval if math.isfinite(self.low) else f"{self.value:.3f} (one group: no interval)",
-            "floors": f"chance {self.chance:.3f}; {floors}" if self.classes else floors,
+            "baselines": f"chance {self.chance:.3f}; {baselines}" if self.classes else baselines,
             "ceiling": f"{self.ceiling:g}",
             "test images": str(self.n),
             "unseen by the encoder": self.unseen,

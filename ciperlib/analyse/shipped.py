@@ -19,6 +19,9 @@ class ShippedError(ValueError):
     """A table that is of other images, damaged, or of images that nobody has noted."""
 
 
+RENAMED = {"kept": "r2", "gain": "r2_gain", "first": "hits_at_1", "turn_error": "rotation_error"}
+
+
 def image_key(images: ImageSet) -> str:
     """Which images these are, the same on every machine: name, ids and the renderer's version, 16 hexadecimal digits.
 
@@ -44,7 +47,13 @@ def read_shipped(path: Path, images: ImageSet) -> pd.DataFrame:
             f"{path} was measured on {known['of']}, not on these {len(images)} of {images.name}: ask for those, or "
             'measure anew with table=""'
         )
-    return pd.read_csv(path)
+    return pd.read_csv(path).rename(columns=_as_now)
+
+
+def _as_now(column: str) -> str:
+    """The name that a column has now; shipped tables are never rewritten."""
+    name, *end = column.rsplit("_", 1) if column.endswith(("_low", "_high")) else (column,)
+    return "_".join((RENAMED.get(name, name), *end))
 
 
 def ship_table(path: Path, images: ImageSet) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ciperlib.files import home
+from ciperlib.files import project_root
 from ciperlib.registry import datasets
 
 SPLITS = ("train", "test")
@@ -213,4 +213,4 @@ def source_of(name: str) -> str:
 
 def data_root(root: str | Path | None = None) -> Path:
     """Where image files are looked for: `root`, else the environment's `CIPER_DATA`, else `data/` of the checkout."""
-    return Path(root or os.environ.get("CIPER_DATA") or home() / "data").expanduser()
+    return Path(root or os.environ.get("CIPER_DATA") or project_root() / "data").expanduser()

@@ -56,7 +56,7 @@ class ForeignEncoder(Encoder):
         return self.network(self.prepare(images))
 
 
-def load_foreign(
+def load_network(
     name: str, checkpoint: str | Path | None = None, *, image_size: int = 64, seed: int = 0
 ) -> ForeignEncoder:
     """A network by name, without its classifier, with the weights of a file.
@@ -82,7 +82,7 @@ def load_foreign(
     return ForeignEncoder(network, image_size, mean, std)
 
 
-class Named(NamedTuple):
+class External(NamedTuple):
     """An encoder, the images it was trained on (None: unknown), and a short name of it."""
 
     encoder: Encoder
@@ -90,25 +90,25 @@ class Named(NamedTuple):
     name: str
 
 
-def load_named(name: str, *, image_size: int = 64, seed: int = 0, device: str | torch.device = "cpu") -> Named:
+def load_external(name: str, *, image_size: int = 64, seed: int = 0, device: str | torch.device = "cpu") -> External:
     """An encoder by one string, as a notebook's parameter: a finished run, or a network from elsewhere.
 
     Args:
         name: a run's folder; or "timm/NAME" or "torchvision/NAME", untrained as it is drawn, or with the weights of a
             file: "timm/NAME@CHECKPOINT".
-        image_size, seed: of a network from elsewhere, as for `load_foreign`.
+        image_size, seed: of a network from elsewhere, as for `load_network`.
         device: where the encoder shall be.
 
     Raises:
-        ForeignError: neither of these, or what `load_foreign` refuses.
+        ForeignError: neither of these, or what `load_network` refuses.
         RunError: a finished run that is damaged.
     """
     network, at, checkpoint = name.partition("@")
     source, _, short = network.partition("/")
     if source in SOURCES:
         path = Path(checkpoint).expanduser() if at else None  # nothing after the @ is a missing file, not "untrained"
-        encoder = load_foreign(network, path, image_size=image_size, seed=seed).to(device)
-        return Named(encoder, None, f"{short}, weights of {path.name}" if path else f"{short}, never trained")
+        encoder = load_network(network, path, image_size=image_size, seed=seed).to(device)
+        return External(encoder, None, f"{short}, weights of {path.name}" if path else f"{short}, never trained")
     folder = Path(name).expanduser()
     if not (folder / STATUS).is_file():
         raise ForeignError(
@@ -116,7 +116,7 @@ def load_named(name: str, *, image_size: int = 64, seed: int = 0, device: str | 
             f"weights, or the folder of a finished run (looked for in {folder.absolute()})"
         )
     run = load_run(folder)
-    return Named(run.load_encoder(device), run.trained_on, run.name)
+    return External(run.load_encoder(device), run.trained_on, run.name)
 
 
 def _timm(name: str, image_size: int) -> tuple[nn.Module, tuple]:

@@ -1,4 +1,4 @@
-"""A run's folder on disk: written whole, found again, checked before it is trusted. The zoo is a folder of runs."""
+"""A run's folder on disk: written whole, found again, checked before it is trusted."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ import lzma
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-import yaml
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, load_file, save
 from torch import Tensor
@@ -24,8 +23,7 @@ from ciperlib.config import Config, ConfigError, nearest
 from ciperlib.data.imageset import DataError, TrainedOn
 from ciperlib.files import (
     SealError,
-    hold,
-    home,
+    lock,
     place,
     read_sealed,
     sha256,
@@ -35,7 +33,6 @@ from ciperlib.files import (
 )
 from ciperlib.learn.encoders import make_encoder
 from ciperlib.learn.encoders.base import Encoder
-from ciperlib.registry import dataset_of
 
 CONFIG, ENCODER, HEADS, HISTORY, STATUS = (
     "config.json", "encoder.safetensors", "heads.safetensors", "history.csv", "status.json",
@@ -124,17 +121,6 @@ class Run:
 def runs_root(root: str | Path | None = None) -> Path:
     """Where runs are written: `root`, else the environment's `CIPER_RUNS`, else `runs/` of the checkout."""
     return place(root, "CIPER_RUNS", "runs")
-
-
-def zoo_root() -> Path:
-    """Where the trained encoders that come with the workbook are: `CIPER_ZOO`, else `data/zoo` of the checkout."""
-    return place(None, "CIPER_ZOO", "data/zoo")
-
-
-def zoo_grid(part: str | None = None) -> tuple[list[dict[str, Any]], list[int]]:
-    """What the zoo shall hold, or one part of it: the choices of each kind of run, and the seeds of each kind."""
-    grid = yaml.safe_load((home() / "data" / "zoo" / "grid.yml").read_text())
-    return [kind for name, kinds in grid["runs"].items() if part in (None, name) for kind in kinds], grid["seeds"]
 
 
 def load_run(folder: str | Path) -> Run:
@@ -248,29 +234,6 @@ def find_runs(root: str | Path | None = None, **choices: Any) -> list[Run]:
     return [run for run in runs if all(getattr(run.config, name) == value for name, value in choices.items())]
 
 
-def find_run(config: Config, *roots: str | Path) -> Run | None:
-    """The finished run of this config in the first of `roots` (the zoo, then `runs/`) that has it, else None.
-
-    Images of files that may change are known by their content: without it, no run is taken for theirs.
-    """
-    if not dataset_of(config.dataset).fixed and not config.content:
-        return None
-    for root in roots or (zoo_root(), runs_root()):
-        if (Path(root) / config.name / STATUS).exists():
-            return load_run(Path(root) / config.name)
-    return None
-
-
-def find_longer_run(config: Config) -> Run | None:
-    """The zoo's run that differs from `config` by more training alone (epochs, training images), else None."""
-    for run in find_runs(zoo_root(), method=config.method, seed=config.seed):
-        longer = replace(config, epochs=run.config.epochs, train_size=run.config.train_size)
-        size = config.epochs * config.train_size
-        if longer.name == run.name and size < run.config.epochs * run.config.train_size:
-            return run
-    return None
-
-
 def begin_run(folder: Path, config: Config) -> None:
     """Writes the config of a training that begins (or goes on), and tidies what a killed one left half-written."""
     with _writing(folder):
@@ -295,22 +258,6 @@ def write_run(folder: Path, tensors: dict[str, dict[str, Tensor]], history: pd.D
         write_atomically(folder / HISTORY, history.to_csv(index=False))
         files = {name: sha256(folder / name) for name in (CONFIG, HISTORY, *tensors)}
         write_sealed(folder / STATUS, {**status, "files": files})
-
-
-def export_run(run: Run, root: str | Path, metrics: dict[str, Any] | None = None) -> Run:
-    """Copies a run's encoder into another folder of runs in float16 (buffers stay float32), packed, without heads.
-
-    This is how a run enters the zoo: two fifths of the size, ready to be read by `load_run`.
-    """
-    folder = Path(root) / run.name
-    encoder = run.load_encoder()
-    buffers = {name for name, _ in encoder.named_buffers()}
-    tensors = {name: t if name in buffers else t.half() for name, t in encoder.state_dict().items()}
-    write_json(folder / CONFIG, run.config.to_dict())
-    if metrics is not None:
-        write_sealed(folder / METRICS, metrics)
-    write_run(folder, {PACKED: tensors}, run.history, {k: v for k, v in run.status.items() if k != "files"})
-    return load_run(folder)
 
 
 def write_state(folder: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
@@ -383,7 +330,7 @@ def locked(folder: Path, wait: bool = False) -> Iterator[None]:
     with ExitStack() as stack:
         with _writing(folder):
             try:
-                stack.enter_context(hold(folder / ".lock", waits if wait else None))
+                stack.enter_context(lock(folder / ".lock", waits if wait else None))
             except BlockingIOError as error:
                 raise RunBusyError(message) from error
         yield

@@ -31,16 +31,15 @@ from ciperlib.learn.runs import (
     STATUS,
     Run,
     begin_run,
-    find_run,
     load_run,
     locked,
     read_state,
     runs_root,
     write_run,
     write_state,
-    zoo_root,
 )
 from ciperlib.learn.seeds import derived_seed
+from ciperlib.learn.zoo import find_run, zoo_root
 from ciperlib.registry import dataset_of, methods
 
 OPTIMISER_STATE = ("momentum_buffer", "step", "exp_avg", "exp_avg_sq")  # of SGD and AdamW, for each weight
@@ -345,7 +344,7 @@ class Trainer:
         return {
             "versions": {**environment(self.device)},
             "seconds": round(self.seconds, 2),
-            "compute": self.objective.compute,
+            "compute": self.objective.passes_per_image,
             "trained_on": asdict(TrainedOn.of(self.images)),
             "training_ids": self.images.digest(),
             **({"plugins": plugins} if (plugins := self.config.plugins) else {}),

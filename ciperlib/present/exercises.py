@@ -14,8 +14,8 @@ import torch
 from scipy.stats import t as student_t
 from torch import Tensor
 
-from ciperlib.analyse.embedding import neighbour_overlap
 from ciperlib.analyse.features import Features
+from ciperlib.analyse.layout.layouts import neighbour_overlap
 from ciperlib.files import NotOursError, write_own
 from ciperlib.learn.methods.losses import nt_xent
 

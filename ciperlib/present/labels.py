@@ -9,7 +9,7 @@ from dataclasses import fields
 from ciperlib.config import IMAGE_STEPS, Config
 from ciperlib.registry import architectures, datasets, methods, transformations
 
-OTHERS = {"pixels": "#999999", "yours": "#CC79A7"}  # what is shown beside the methods: an encoder from elsewhere
+OTHERS = {"pixels": "#999999", "external": "#CC79A7"}  # what is shown beside the methods: an encoder from elsewhere
 GREY = "#777777"  # readable on white and on black
 
 

@@ -20,13 +20,13 @@ from PIL import Image
 from plotly import io as pio
 from plotly.graph_objects import Figure
 
-from ciperlib.files import home, write_atomically, write_json
+from ciperlib.batch.records import OUTPUT_VARIABLE
+from ciperlib.files import project_root, write_atomically, write_json
 from ciperlib.learn.devices import environment, find_device
 from ciperlib.markup import NO_FORMULAS, as_html, as_markdown
 from ciperlib.plugin import load_plugin
 from ciperlib.present import drawing
 from ciperlib.present.drawing import to_png
-from ciperlib.present.records import OUTPUT_VARIABLE
 
 PLOTLY, PNG = "application/vnd.plotly.v1+json", "image/png"
 HTML, MARKDOWN, TEXT = "text/html", "text/markdown", "text/plain"
@@ -147,7 +147,7 @@ def output_folder() -> Path | None:
 
 def results_folder() -> Path:
     """Where a notebook keeps what it found: the batch run's folder, else out/ of the checkout; made if missing."""
-    folder = output_folder() or home() / "out"
+    folder = output_folder() or project_root() / "out"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from plotly.offline import get_plotlyjs
 
-from ciperlib.analyse.portrait import load_portrait, portrayed
+from ciperlib.analyse.report import load_report, reported
 from ciperlib.config import Config
 from ciperlib.files import write_own
 from ciperlib.markup import as_html, as_script
@@ -19,14 +19,14 @@ from ciperlib.present import explorer
 
 
 def write_page(path: str | Path) -> Path:
-    """Writes the explorer over all portraits of the zoo.
+    """Writes the explorer over all reports of the zoo.
 
     Raises:
-        PortraitError, RunError: an encoder or a portrait is missing or damaged.
+        ReportError, RunError: an encoder or a report is missing or damaged.
         NotOursError: another file is in the way, or the page was edited.
     """
     data = as_script(json.dumps(_plain(page_data()), separators=(",", ":")))
-    fills = {"PLOTLY": get_plotlyjs(), "DATA": data, "CONTROLS": _controls(), "COUNT": str(len(portrayed()))}
+    fills = {"PLOTLY": get_plotlyjs(), "DATA": data, "CONTROLS": _controls(), "COUNT": str(len(reported()))}
     page = (Path(__file__).parent / "page.html").read_text(encoding="utf-8")
     page = re.sub("<!--([A-Z]+)-->", lambda place: fills[place[1]], page)  # at once: what was filled in is left alone
     write_own(Path(path), page)
@@ -34,24 +34,24 @@ def write_page(path: str | Path) -> Path:
 
 
 def page_data() -> dict[str, Any]:
-    """All that the page knows: the figure of the first choice (see `plot_portrait`), and what each encoder, image and
-    colouring exchanges in it, by the names of its traces. An encoder's key is "method alpha views seed"."""
+    """All that the page knows: the figure of the first choice (see `plot_report`), and what each encoder, image and
+    colouring counterfactuals in it, by the names of its traces. An encoder's key is "method alpha views seed"."""
     things = range(len(explorer.choices()[2]))
     return {
-        "figure": explorer.plot_portrait(explorer.find_portrait()).to_plotly_json(),
-        "encoders": {_key(config): _encoder(config) for config in portrayed()},
+        "figure": explorer.plot_report(explorer.find_report()).to_plotly_json(),
+        "encoders": {_key(config): _encoder(config) for config in reported()},
         "images": [{"source": explorer.picture(image), **explorer.outline_parts(image)} for image in things],
         "colourings": {name: explorer.colour_parts(name) for name in explorer.COLOURINGS},
     }
 
 
 def _encoder(config: Config) -> dict[str, Any]:
-    portrait = load_portrait(config)
+    report = load_report(config)
     return {
-        "about": explorer.describe(portrait),
-        "parts": explorer.encoder_parts(portrait),
-        "maps": [explorer.map_parts(portrait, image) for image in range(len(portrait.maps))],
-        "names": {name: explorer.name_parts(portrait, name) for name in explorer.COLOURINGS},
+        "about": explorer.describe(report),
+        "parts": explorer.encoder_parts(report),
+        "maps": [explorer.map_parts(report, image) for image in range(len(report.maps))],
+        "names": {name: explorer.name_parts(report, name) for name in explorer.COLOURINGS},
     }
 
 

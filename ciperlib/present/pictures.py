@@ -14,9 +14,9 @@ from plotly.colors import qualitative, sample_colorscale, unlabel_rgb
 from plotly.subplots import make_subplots
 from torch import Tensor
 
-from ciperlib.analyse.embedding import Embedding
+from ciperlib.analyse.attribution.fullgrad import as_bytes
 from ciperlib.analyse.features import Features
-from ciperlib.analyse.saliency import as_bytes
+from ciperlib.analyse.layout.layouts import Layout
 from ciperlib.markup import as_plotly
 from ciperlib.present.labels import GREY
 from ciperlib.present.plotting import TEMPLATE, WIDTH
@@ -118,7 +118,7 @@ def plot_maps(
     return figure.update_layout(width=width, height=height, margin=dict(l=0, r=0, t=0, b=0))
 
 
-def plot_embeddings(embeddings: Mapping[str, Embedding], factors: Sequence[str], *, size: int = 3) -> go.Figure:
+def plot_layouts(embeddings: Mapping[str, Layout], factors: Sequence[str], *, size: int = 3) -> go.Figure:
     """Points of several embeddings (rows, by name) coloured by several factors (columns); no axes, they mean nothing.
 
     Categories get a colour each, objects that of their category; azimuth goes round a colour circle. Names are written
@@ -136,7 +136,7 @@ def plot_embeddings(embeddings: Mapping[str, Embedding], factors: Sequence[str],
                 x=embedding.points[:, 0].numpy(), y=embedding.points[:, 1].numpy(), mode="markers", showlegend=False,
                 marker=dict(size=size, color=colours), hoverinfo="skip", row=r, col=c,
             )  # fmt: skip
-            for text, place in embedding_names(embedding, factor):
+            for text, place in layout_names(embedding, factor):
                 figure.add_annotation(
                     x=place[0], y=place[1], text=as_plotly(text), showarrow=False, yanchor="top", font_size=10,
                     row=r, col=c,
@@ -153,7 +153,7 @@ def plot_embeddings(embeddings: Mapping[str, Embedding], factors: Sequence[str],
     )
 
 
-def embedding_names(embedding: Embedding, factor: str) -> list[tuple[str, list[float]]]:
+def layout_names(embedding: Layout, factor: str) -> list[tuple[str, list[float]]]:
     """Label of each object or category, and the place below its points; nothing for other factors, or for too many."""
     values, labels = embedding.features.factors[factor], embedding.features.labels.get(factor, ())
     known = values.unique() if factor in ("object", "category") and labels else values[:0]

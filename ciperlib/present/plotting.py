@@ -156,7 +156,7 @@ def _add_history(
 
 
 def plot_scores(
-    table: pd.DataFrame, factors: Sequence[str], *, floors: Mapping[str, Mapping[str, float]] | None = None,
+    table: pd.DataFrame, factors: Sequence[str], *, baselines: Mapping[str, Mapping[str, float]] | None = None,
     ends: Mapping[str, float] | None = None, title: str = "",
 ) -> go.Figure:  # fmt: skip
     """Probe scores: one panel a factor, one row an encoder, a tick a seed, and the mean with its range.
@@ -164,7 +164,7 @@ def plot_scores(
     Args:
         table: columns encoder (the row's label), method, factor, value, low, high, seed.
         factors: the panels, from left to right.
-        floors: factor -> name -> score, drawn as dotted lines.
+        baselines: factor -> name -> score, drawn as dotted lines.
         ends: factor -> where its axis ends, for what is no share; else 1. A mean beyond that moves the end.
     """
     encoders = list(dict.fromkeys(table["encoder"]))
@@ -174,7 +174,7 @@ def plot_scores(
         for encoder in encoders:
             rows = table[(table["encoder"] == encoder) & (table["factor"] == factor)]
             _add_score(figure, rows, encoder, column)
-        for name, value in (floors or {}).get(factor, {}).items():
+        for name, value in (baselines or {}).get(factor, {}).items():
             figure.add_vline(x=value, line=dict(color=GREY, width=1.5, dash="dot"), row=1, col=column)
             figure.add_annotation(
                 x=value, y=len(encoders) - 0.45, text=as_plotly(name), showarrow=False, font_size=10, xanchor="left",

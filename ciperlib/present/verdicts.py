@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from ciperlib.analyse.tables import over_seeds
+from ciperlib.analyse.probing.tables import over_seeds
 from ciperlib.markup import as_plotly
 from ciperlib.present.labels import GREY
 from ciperlib.present.plotting import TEMPLATE, WIDTH
@@ -29,7 +29,7 @@ def summarise_verdicts(table: pd.DataFrame) -> pd.DataFrame:
     Args:
         table: rows of `Equivariance.to_row` with the columns encoder and seed.
     """
-    numbers = {name: (name, "mean") for name in ("invariance_error", "decodable", "kept", "gain", "mrr")}
+    numbers = {name: (name, "mean") for name in ("invariance_error", "decodable", "r2", "r2_gain", "mrr")}
     groups = table.groupby(["encoder", "transformation"], sort=False)
     verdict = groups["verdict"].agg(lambda seeds: seeds.iloc[0] if seeds.nunique() == 1 else "seeds differ")
     return groups.agg(**numbers).assign(verdict=verdict, seeds=groups.size()).reset_index()
@@ -58,8 +58,8 @@ def plot_verdicts(table: pd.DataFrame, title: str = "") -> go.Figure:
 
 
 def plot_decodability(table: pd.DataFrame, title: str = "") -> go.Figure:
-    """A row an encoder, a column a parameter; the number and the colour say where its R2 lies between floor (0) and
-    ceiling (1), below it half of the 95% interval over seeds; "-" where floor and ceiling are not apart for
+    """A row an encoder, a column a parameter; the number and the colour say where its R2 lies between baseline (0) and
+    upper bound (1), below it half of the 95% interval over seeds; "-" where the two are not apart for
     some seed.
 
     Args:

@@ -19,7 +19,7 @@ from PIL import Image
 
 from ciperlib.config import Config
 from ciperlib.data import load_images
-from ciperlib.learn.external import load_foreign
+from ciperlib.learn.external import load_network
 from proofs.trial import Outcome, draw, run_call, run_command, tell
 
 SIDE = 16
@@ -41,7 +41,7 @@ def prove(share: float, seed: int) -> dict[str, Any]:
     for case in draw(cases, share, seed):
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / "precious.txt").write_text(PRECIOUS)
-            wrong = case.judge(case.run(Path(folder)))
+            wrong = case.verdict_of(case.run(Path(folder)))
             if (Path(folder) / "precious.txt").read_text() != PRECIOUS:
                 wrong = "a file of somebody else's was changed"
         if wrong:
@@ -382,7 +382,7 @@ def _places() -> Iterator[Case]:
 
     def foreign_folder(command: str) -> Callable[[Path], Outcome]:
         def run(folder: Path) -> Outcome:
-            from ciperlib.present.batch import folder_name
+            from ciperlib.batch.runner import folder_name
 
             values = {"seed": 0} if command == "sweep" else {"seed": 7}
             place = folder / "out" / folder_name(Path("notebooks/one_encoder.ipynb"), values)
@@ -490,12 +490,12 @@ def _weights() -> Iterator[Case]:
         "torchvision/resnet18/x",
         "hub/x",
     ):
-        yield Case(f"network: {network}", lambda folder, n=network: run_call(lambda: print(load_foreign(n)) or 0))
+        yield Case(f"network: {network}", lambda folder, n=network: run_call(lambda: print(load_network(n)) or 0))
 
 
 def _foreign(path: Path, make: Callable[[Path], Any]) -> Outcome:
     make(path)
-    return run_call(lambda: print(load_foreign("torchvision/resnet18", path, image_size=32)) or 0)
+    return run_call(lambda: print(load_network("torchvision/resnet18", path, image_size=32)) or 0)
 
 
 # --- notebooks and profiles -------------------------------------------------------------------------------------------
@@ -539,7 +539,7 @@ def _with_profile(folder: Path, text: str) -> Outcome:
     def fit() -> int:
         from ciperlib import __main__, config
 
-        config.home = lambda: folder
+        config.project_root = lambda: folder
         return __main__.main(["fit", "--profile", "mine", "--root", str(folder / "runs")])
 
     return run_call(fit)

@@ -9,12 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ciperlib.analyse.portrait import read_portrait
+from ciperlib.analyse.report import read_report
+from ciperlib.batch.records import Record, read_record, write_record
 from ciperlib.config import Config
 from ciperlib.data import load_images
-from ciperlib.learn.runs import STATE, load_run, zoo_root
+from ciperlib.learn.runs import STATE, load_run
 from ciperlib.learn.training import fit
-from ciperlib.present.records import Record, read_record, write_record
+from ciperlib.learn.zoo import zoo_root
 from proofs.trial import run_call, tell
 
 FLIPS = 2000
@@ -80,7 +81,7 @@ def _files(folder: Path) -> dict[str, tuple[Path, Callable[[], Any]]]:
         "a run's status": (run.folder / "status.json", lambda: _facts(run.folder)),
         "a state": (stopped, lambda: _resume(stopped.parent, folder)),
         "a record": (folder / "record" / "status.json", lambda: read_record(folder / "record")),
-        "a portrait": (copy / "portrait.safetensors", lambda: str(read_portrait(copy, load_run(copy).config).scores)),
+        "a report": (copy / "portrait.safetensors", lambda: str(read_report(copy, load_run(copy).config).scores)),
         "cached images": (
             next((cache / "cache").glob("*.safetensors")),
             lambda: load_images("turntable", "test", size=60, image_size=16, root=cache).content(),

@@ -17,10 +17,10 @@ from typing import Any
 
 from safetensors import safe_open
 
+from ciperlib.batch.collect import collect
 from ciperlib.config import Config
-from ciperlib.files import home, sha256
+from ciperlib.files import project_root, sha256
 from ciperlib.learn.runs import HISTORY, load_run
-from ciperlib.present.collect import collect
 from proofs.trial import tell
 
 KILLS = {"fit": 40, "cache": 20, "page": 20, "sweep": 20}
@@ -152,7 +152,7 @@ def _command(arguments: list[str]) -> list[str]:
 
 def _run(arguments: list[str]) -> float:
     begun = time.monotonic()
-    done = subprocess.run(_command(arguments), cwd=home(), capture_output=True, text=True)
+    done = subprocess.run(_command(arguments), cwd=project_root(), capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{arguments[:2]} ended with {done.returncode}: {done.stderr[-500:]}")
     return time.monotonic() - begun
@@ -161,7 +161,11 @@ def _run(arguments: list[str]) -> float:
 def _kill(arguments: list[str], seconds: float) -> None:
     """Starts the command as a group of its own, and ends that, whatever it is at, after some seconds."""
     child = subprocess.Popen(
-        _command(arguments), cwd=home(), start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        _command(arguments),
+        cwd=project_root(),
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     try:
         child.wait(seconds)

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ciperlib.files import home
+from ciperlib.files import project_root
 from proofs.trial import failing_tests
 
 
 def prove(share: float, seed: int) -> dict[str, Any]:
     """All of them, whatever the share; `found`: those that fail."""
-    return {"found": failing([home() / "tests"])}
+    return {"found": failing([project_root() / "tests"])}
 
 
 def failing(paths: Sequence[Path]) -> list[str]:

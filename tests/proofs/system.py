@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ciperlib.files import home
+from ciperlib.files import project_root
 from proofs.cpu import AVX2
 from proofs.trial import draw, failing_tests
 
@@ -30,7 +30,7 @@ builtins.__import__ = find
 
 def prove(share: float, seed: int) -> dict[str, Any]:
     """Files of tests that were run; `found`: tests that fail there."""
-    files = draw(sorted((home() / "tests").glob("test_*.py")), share, seed)
+    files = draw(sorted((project_root() / "tests").glob("test_*.py")), share, seed)
     return {"files": len(files), "found": failing(files)}
 
 

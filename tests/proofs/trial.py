@@ -20,15 +20,15 @@ from typing import Any
 
 import torch
 
-from ciperlib.files import home
+from ciperlib.files import project_root
 
 torch.set_num_threads(1)  # a pool of threads does not survive a fork: a try that needs it would wait for ever
 
 SECONDS = 120  # after which a try hangs
 REFUSED = 2
 WARM = (  # imported once, before anything forks
-    "ciperlib.learn.training", "ciperlib.learn.external", "ciperlib.analyse.tables", "ciperlib.present.sweep",
-    "ciperlib.present.collect", "ciperlib.present.page", "papermill", "torchvision.models", "timm",
+    "ciperlib.learn.training", "ciperlib.learn.external", "ciperlib.analyse.probing.tables", "ciperlib.batch.sweep",
+    "ciperlib.batch.collect", "ciperlib.present.page", "papermill", "torchvision.models", "timm",
 )  # fmt: skip
 
 
@@ -101,7 +101,9 @@ def _work(call, sender, environment: dict[str, str]) -> None:
 def failing_tests(marked: str, paths: Sequence[Path], **environment: str) -> list[str]:
     """The tests below these paths that carry such marks and fail, two files at a time, as pytest names them."""
     command = [sys.executable, "-m", "pytest", "-n", "2", "--dist", "loadfile", "-rfE", "-m", marked, *map(str, paths)]
-    done = subprocess.run(command, cwd=home(), env={**os.environ, **environment}, capture_output=True, text=True)
+    done = subprocess.run(
+        command, cwd=project_root(), env={**os.environ, **environment}, capture_output=True, text=True
+    )
     found = re.findall(r"^(?:FAILED|ERROR) .+", done.stdout, re.MULTILINE)
     fine = done.returncode in (0, 5)  # 5: no test carries them
     return found or ([] if fine else [done.stdout[-300:] + done.stderr[-300:]])

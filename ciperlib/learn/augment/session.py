@@ -20,7 +20,13 @@ def exchanges(specs, first, second) -> list[Tensor]:
 
 
 @steps.register(
-    "session", label="session", place=20, dataset=True, needs=("object", "session"), difference=exchanges, answer=None
+    "session",
+    label="session",
+    place=20,
+    dataset=True,
+    needs=("object", "session"),
+    difference=exchanges,
+    answer=None,
 )
 class Session(DatasetStep):
     """An image of the anchor's object from another session; the parameter is the view's.

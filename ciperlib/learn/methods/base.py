@@ -45,13 +45,13 @@ class Objective(nn.Module):
         encoder: all that remains after training.
         crops: for each view that `forward` wants, the area of its crop as a share of the image's (lowest, highest); a
             view that is not cropped ignores it.
-        compute: passes through the encoder for each training image, the "n x" of the paper's Table 3. A pass of an
+        passes_per_image: through the encoder for each training image, the "n x" of the paper's Table 3. A pass of an
             image of half the side counts a quarter; one without a gradient (a teacher's) counts as any other.
         adversarial: whether a head is trained against the rest, which several processes cannot share.
     """
 
     crops = (CROP_SCALE, CROP_SCALE)
-    compute = 2.0
+    passes_per_image = 2.0
     adversarial = False
 
     def __init__(self, config: Config, specs: Sequence[ParameterSpec], categories: int = 0):

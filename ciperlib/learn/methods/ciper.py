@@ -13,7 +13,7 @@ from ciperlib.registry import CONTRAST, PREDICTION, methods
 class CIPER(Objective):
     """Both at once: contrastive + alpha * predictive (paper, Eq. 2)."""
 
-    compute = 3
+    passes_per_image = 3
 
     def build_heads(self, inputs, config, specs):
         self.contrastive = ContrastiveHead(inputs, config)

@@ -68,7 +68,7 @@ class CLeVER(Objective):
     """
 
     crops = (GLOBAL, GLOBAL, *LOCAL_VIEWS * (LOCAL,))
-    compute = 4 + LOCAL_VIEWS / 4  # the student's two whole views and its small ones; the teacher's two
+    passes_per_image = 4 + LOCAL_VIEWS / 4  # the student's two whole views and its small ones; the teacher's two
 
     def build_heads(self, inputs, config, specs):
         self.split = config.split

@@ -28,7 +28,7 @@ class EquiMod(SimCLR):
     at temperature 0.2: total = contrastive + alpha * nt_xent(embedding, predicted embedding).
     """
 
-    compute = 3
+    passes_per_image = 3
 
     def build_heads(self, inputs, config, specs):
         super().build_heads(inputs, config, specs)

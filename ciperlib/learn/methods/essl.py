@@ -25,7 +25,7 @@ class ESSL(SimCLR):
     """
 
     crops = 3 * (CROP_SCALE,)
-    compute = 3  # two views, and four quarters of one
+    passes_per_image = 3  # two views, and four quarters of one
 
     def build_heads(self, inputs, config, specs):
         super().build_heads(inputs, config, specs)

@@ -11,7 +11,7 @@ from ciperlib.registry import PREDICTION, methods
 class Predictive(Objective):
     """Prediction of the parameters alone: the paper's "Predictive" row."""
 
-    compute = 3
+    passes_per_image = 3
 
     def build_heads(self, inputs, config, specs):
         self.predictive = PredictiveHead(inputs, config, specs)

@@ -31,7 +31,7 @@ class SimCLRCleanPass(SimCLR):
     is the control for that.
     """
 
-    compute = 3
+    passes_per_image = 3
 
     def forward(self, batch: Batch) -> Losses:
         with torch.no_grad():

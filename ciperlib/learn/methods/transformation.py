@@ -60,7 +60,7 @@ class TransformationPrediction(Objective):
     """
 
     crops = (CROP_SCALE,)
-    compute = 1
+    passes_per_image = 1
 
     @staticmethod
     def augment(augmentation, config):

@@ -8,9 +8,9 @@ from ciperlib.registry import methods
 
 @methods.register("random", label="random encoder", colour="#777777", trained=False, needs_views=False, place=900)
 class Random(Objective):
-    """The floor: an encoder as it was born. It is never trained."""
+    """The baseline: an encoder as it was born. It is never trained."""
 
-    compute = 0
+    passes_per_image = 0
 
     def build_heads(self, inputs, config, specs):
         pass

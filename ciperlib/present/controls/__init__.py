@@ -1,9 +1,9 @@
 """Widgets: the only ipywidgets code. What a widget does is a method that can be called, and tested, without a browser;
 what it shows is the figure of a plain function in `present`."""
 
-from ciperlib.present.controls.augmentation import AugmentationStudio
+from ciperlib.present.controls.augmentation import AugmentationPreview
 from ciperlib.present.controls.embedding import EmbeddingExplorer
 from ciperlib.present.controls.encoder import AlphaExplorer
 from ciperlib.present.controls.training import TrainYourOwn
 
-__all__ = ["AlphaExplorer", "AugmentationStudio", "EmbeddingExplorer", "TrainYourOwn"]
+__all__ = ["AlphaExplorer", "AugmentationPreview", "EmbeddingExplorer", "TrainYourOwn"]

@@ -11,10 +11,10 @@ from ciperlib.config import IMAGE_STEPS, Config
 from ciperlib.data.imageset import ImageSet
 from ciperlib.learn.augment import Augmentation
 from ciperlib.present.controls.elements import WRAPPED, Control, LiveFigure, make_box, make_list, make_slider
-from ciperlib.present.studio import changeable, make_studio_augmentation, plot_studio
+from ciperlib.present.preview import changeable, make_preview_augmentation, plot_preview
 from ciperlib.registry import steps as all_steps
 
-STRENGTHS = {  # a keyword of make_studio_augmentation: name, choices, first choice
+STRENGTHS = {  # a keyword of make_preview_augmentation: name, choices, first choice
     "smallest_crop": ("smallest crop", [0.08, 0.2, 0.4, 0.6, 0.8, 1.0], 1),
     "flip_probability": ("flips", [0.0, 0.25, 0.5, 0.75, 1.0], 2),
     "jitter_strength": ("jitter", [0.0, 0.2, 0.4, 0.6, 0.8, 1.0], 2),
@@ -23,7 +23,7 @@ STRENGTHS = {  # a keyword of make_studio_augmentation: name, choices, first cho
 UNCHANGED = "nothing"
 
 
-class AugmentationStudio(Control):
+class AugmentationPreview(Control):
     """Draw views, see the parameters that made them, and change one by hand.
 
     Args:
@@ -48,7 +48,7 @@ class AugmentationStudio(Control):
         self.change = make_list("change by hand", [UNCHANGED], UNCHANGED)
         self.value = make_slider("to", [""], 0, static)
         self.augmentation = self._make_augmentation()
-        self.view = LiveFigure(plot_studio(images, self.augmentation, seed=seed), static)
+        self.view = LiveFigure(plot_preview(images, self.augmentation, seed=seed), static)
         strengths = list(self.strengths.values())
         columns = [widgets.VBox(part) for part in (strengths[:2], strengths[2:], [self.change, self.value])]
         boxes = widgets.HBox([*self.steps.values(), self.again], layout=WRAPPED)
@@ -71,11 +71,11 @@ class AugmentationStudio(Control):
         self._offer()
         name = self.change.value
         change = None if name == UNCHANGED else (name, float(self.value.options[self.value.index]))
-        self.view.show(plot_studio(self.images, self.augmentation, seed=self.draw, change=change))
+        self.view.show(plot_preview(self.images, self.augmentation, seed=self.draw, change=change))
 
     def _make_augmentation(self) -> Augmentation:
         strengths = {key: float(part.options[part.index]) for key, part in self.strengths.items()}
-        return make_studio_augmentation(self.images, [s for s, box in self.steps.items() if box.value], **strengths)
+        return make_preview_augmentation(self.images, [s for s, box in self.steps.items() if box.value], **strengths)
 
     def _offer(self) -> None:
         """The parameters that can be changed now; the one that is being changed stays if it can."""

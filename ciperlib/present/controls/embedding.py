@@ -7,10 +7,10 @@ import math
 import ipywidgets as widgets
 import plotly.graph_objects as go
 
-from ciperlib.analyse.embedding import Embedding, orbit_trail
+from ciperlib.analyse.layout.layouts import Layout, orbit_trail
 from ciperlib.data.imageset import ImageSet
 from ciperlib.present.controls.elements import Control, Text, make_slider
-from ciperlib.present.pictures import add_trail, as_png, plot_embeddings
+from ciperlib.present.pictures import add_trail, as_png, plot_layouts
 
 ANGLES = ("azimuth", "elevation")
 
@@ -26,9 +26,9 @@ class EmbeddingExplorer(Control):
         trail: the factor whose images are joined by a click, in order of azimuth.
     """
 
-    def __init__(self, embedding: Embedding, images: ImageSet, factor: str = "object", trail: str = "object") -> None:
+    def __init__(self, embedding: Layout, images: ImageSet, factor: str = "object", trail: str = "object") -> None:
         self.embedding, self.images, self.trail = embedding, images, trail
-        figure = plot_embeddings({"": embedding}, [factor], size=6).update_layout(width=560, height=560)
+        figure = plot_layouts({"": embedding}, [factor], size=6).update_layout(width=560, height=560)
         self.figure = go.FigureWidget(figure.update_traces(hoverinfo="none"))
         self.picture = widgets.Image(format="png", width=192)
         self.text = Text("Point at a dot to see its image; click it to see its object turn.")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import ipywidgets as widgets
 
-from ciperlib.analyse.portrait import Sitting, read_or_make
+from ciperlib.analyse.report import EvaluationImages, read_or_make
 from ciperlib.config import IMAGE_STEPS
 from ciperlib.learn.runs import STATUS, RunError, load_run, runs_root
 from ciperlib.present import explorer
@@ -28,7 +28,7 @@ class AlphaExplorer(Control):
         seed: int = 0, *, image: int = 0, colouring: str = "category", static: bool = False,
     ) -> None:  # fmt: skip
         config = explorer.find_encoder(alpha, augmentations, method, seed)
-        self.portrait = explorer.load_portrait(config)
+        self.report = explorer.load_report(config)
         alphas, seeds, things = explorer.choices()
         at = alphas.index(f"{config.alpha:g}") if method == "ciper" else 0
         views = [(name, key) for key, name in explorer.VIEWS.items()]
@@ -41,8 +41,8 @@ class AlphaExplorer(Control):
         self.image = make_list("look at", things, image)
         self.colouring = make_list("colour by", list(explorer.COLOURINGS), colouring)
         self.own = make_list("encoder", [("of the zoo", "")], "")
-        self.view = LiveFigure(explorer.plot_portrait(self.portrait, image, colouring), static)
-        self.about = Text(explorer.describe(self.portrait))
+        self.view = LiveFigure(explorer.plot_report(self.report, image, colouring), static)
+        self.about = Text(explorer.describe(self.report))
         left = self.method, self.views, self.alpha, self.typed
         right = self.own, self.seed, self.image, self.colouring
         inputs = widgets.HBox([widgets.VBox(left), widgets.VBox(right)])
@@ -56,28 +56,28 @@ class AlphaExplorer(Control):
     def choose(self) -> None:
         """Shows the encoder that the controls say; where there is none, the error says what there is."""
         if self.own.value:
-            self.portrait = read_or_make(load_run(self.own.value), Sitting("auto"), self.tell)
+            self.report = read_or_make(load_run(self.own.value), EvaluationImages("auto"), self.tell)
         else:
             choice = dict(method=self.method.value, augmentations=self.views.value, seed=int(self._at(self.seed)))
-            self.portrait = explorer.find_portrait(alpha=float(self._at(self.alpha)), **choice)
+            self.report = explorer.find_report(alpha=float(self._at(self.alpha)), **choice)
         for part in (self.alpha, self.typed, self.seed, self.views, self.method):
             part.disabled = bool(self.own.value) or (part in (self.alpha, self.typed) and self.method.value != "ciper")
         self.typed.value = float(self._at(self.alpha))
-        parts = explorer.encoder_parts(self.portrait) | explorer.map_parts(self.portrait, self.image.value)
-        self.view.exchange(parts | explorer.name_parts(self.portrait, self.colouring.value))
-        self.about.show(explorer.describe(self.portrait))
+        parts = explorer.encoder_parts(self.report) | explorer.map_parts(self.report, self.image.value)
+        self.view.exchange(parts | explorer.name_parts(self.report, self.colouring.value))
+        self.about.show(explorer.describe(self.report))
 
     def look(self) -> None:
         """Shows the map of another image."""
         image = self.image.value
         self.view.exchange(
-            explorer.map_parts(self.portrait, image) | explorer.outline_parts(image), [explorer.picture(image)]
+            explorer.map_parts(self.report, image) | explorer.outline_parts(image), [explorer.picture(image)]
         )
 
     def colour(self) -> None:
         """Colours the layout by another factor."""
         factor = self.colouring.value
-        self.view.exchange(explorer.name_parts(self.portrait, factor) | explorer.colour_parts(factor))
+        self.view.exchange(explorer.name_parts(self.report, factor) | explorer.colour_parts(factor))
 
     def refresh(self) -> None:
         """Looks again for encoders that were trained here; one that is damaged is named."""

@@ -1,0 +1,1 @@
+"""Where does it look? Saliency maps, and experiments that test them."""

@@ -1,0 +1,1 @@
+"""What does the class add to knowing the transformation?"""

@@ -1,0 +1,1 @@
+"""How is it laid out? Pictures of two dimensions, and numbers that need no label."""

@@ -1,0 +1,1 @@
+"""What is in h? Models fitted on frozen representations, scored on held-out groups."""

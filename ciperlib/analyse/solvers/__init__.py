@@ -1,0 +1,1 @@
+"""The numerical work: functions of tensors, deterministic for a number of threads."""
