@@ -204,7 +204,7 @@ class Method(Entry):
 @dataclass(frozen=True, kw_only=True)
 class Measure(Entry):
     """A number of one encoder that its report holds: a function of (encoder, images), a frozen module and an
-    `EvaluationImages`, that gives the number, or (value, low, high) with its 95% interval.
+    `EvaluationImages`, that gives the number, or (value, low, high) with its 95% interval; None where it says nothing.
 
     Attributes:
         needs: the factors that the images must have; without them it is left out.

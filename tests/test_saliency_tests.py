@@ -56,7 +56,7 @@ def test_planted_encoders_get_the_right_verdict(world):
         assert found[f"kept, {kept}"] > (0.999 if channel == 0 else 0.5)
 
 
-def judged(pixels, swapped, hidden, accuracy=(0.8, 0.9)):
+def judged(pixels, swapped, hidden, accuracy=(0.8, 0.9), gap=None):
     """The verdict where the area is .3 and the intervals of the three measures are as given."""
     names = (
         "accuracy",
@@ -66,9 +66,9 @@ def judged(pixels, swapped, hidden, accuracy=(0.8, 0.9)):
     )
     rows = [{"measure": n, "value": sum(i) / 2, "low": i[0], "high": i[1]}
             for n, i in zip(names, (accuracy, pixels, swapped, hidden))]  # fmt: skip
-    return saliency_tests.verdict_of(
-        pd.DataFrame([*rows, {"measure": "area", "value": 0.3, "low": 0.2, "high": 0.4}]), 0.1
-    )
+    rows.append({"measure": "area", "value": 0.3, "low": 0.2, "high": 0.4})
+    rows += [] if gap is None else [{"measure": "gap of the map", "value": gap, "low": gap, "high": gap}]
+    return saliency_tests.verdict_of(pd.DataFrame(rows), 0.1)
 
 
 MORE, LESS, SOME = (0.5, 0.6), (0.1, 0.2), (0.25, 0.35)
@@ -312,3 +312,13 @@ def test_a_size_that_the_network_cannot_take():
         FullGrad(network).attribute(torch.rand(1, 3, 9, 9), 0)
     with pytest.raises(SaliencyError, match="does not take float64 inputs"):
         FullGrad(network).attribute(torch.rand(1, 3, 8, 8).double(), 0)
+
+
+def test_a_transformer_is_tested_with_its_gap_and_a_map_that_misses_too_much_says_nothing(world):
+    images, exact = world
+    transformer = make_encoder(Config(architecture="vit_tiny", width=8)).eval()
+    for encoder, has_gap in ((transformer, True), (exact, False)):
+        found = run_saliency_tests(encoder, probed(encoder, images, "category"), unseen(images), maps=8)
+        assert ("gap of the map" in found.table["measure"].tolist()) == has_gap
+    assert judged((0.5, 0.6), (0.8, 0.9), (0.1, 0.2), gap=0.05) == "object"
+    assert judged((0.5, 0.6), (0.8, 0.9), (0.1, 0.2), gap=0.2) == "unresolved"

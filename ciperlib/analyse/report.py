@@ -23,7 +23,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from ciperlib.analyse.attribution.fullgrad import as_bytes
-from ciperlib.analyse.attribution.saliency_tests import draw_maps_anyhow
+from ciperlib.analyse.attribution.saliency_tests import draw_maps_with_gap
 from ciperlib.analyse.features import as_features, extract_features
 from ciperlib.analyse.information.explaining_away import explaining_away
 from ciperlib.analyse.layout.layouts import Layout, fit_layout
@@ -164,7 +164,7 @@ def make_report(
     tell("probes")
     results = probe_encoder(encoder, images.train, images.test, **known)
     tell("saliency maps")
-    maps, gap = draw_maps_anyhow(encoder, results["object"], images.looked_at)
+    maps, gap = draw_maps_with_gap(encoder, results["object"], images.looked_at)
     tell("PaCMAP")
     layout = fit_layout(extract_features(encoder, images.laid_out, **known))
     tell("explaining-away")
@@ -174,7 +174,8 @@ def make_report(
     for measure in measures.values():
         if set(measure.needs) <= images.test.factors.keys():
             tell(measure.label)
-            further[measure.name] = _as_numbers(measure.build(encoder, images))
+            if (found := measure.build(encoder, images)) is not None:
+                further[measure.name] = _as_numbers(found)
     seen = {"images": images.images, "pixels": images.pixels, "measures": further, "gap": gap}
     return Report(name, config, to_metrics(results), asdict(synergy), layout.points, as_bytes(maps[:, 0]).cpu(), **seen)
 

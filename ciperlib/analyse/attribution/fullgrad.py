@@ -79,18 +79,24 @@ class FullGrad(GradientAttribution):
     Args:
         model: float [B, C, H, W] -> [B, K]; in eval mode.
         approximate: accept layers that are not piecewise linear (LayerNorm, GELU, attention). The terms then do not add
-            up to the output; `decompose(...).gap()` says by how much.
+            up to the output; `decompose(...).gap()` says by how much. None: where nothing else is possible.
+
+    Attributes:
+        approximate: whether it is accepted.
 
     Raises:
         SaliencyError: train mode, or a layer that cannot be treated exactly.
     """
 
-    def __init__(self, model: nn.Module, approximate: bool = False) -> None:
+    def __init__(self, model: nn.Module, approximate: bool | None = False) -> None:
         super().__init__(model)
-        self.model, self.approximate = model, approximate
+        self.model, self.approximate = model, bool(approximate)
         self._check_mode()
-        if not approximate:
-            self._check_layers()
+        inexact = self._find_inexact_layer()
+        if inexact is not None and approximate is False:
+            raise SaliencyError(inexact)
+        if approximate is None:
+            self.approximate = inexact is not None
 
     def attribute(self, inputs: Tensor, target: Any = None) -> Tensor:
         """The map that FullGrad draws, [B, 1, H, W], not negative: see `saliency_map`.
@@ -135,14 +141,16 @@ class FullGrad(GradientAttribution):
             if module.training:
                 raise SaliencyError(f"{name or 'the network'} is in train mode; call model.eval() first")
 
-    def _check_layers(self) -> None:
+    def _find_inexact_layer(self) -> str | None:
+        """The first layer of which FullGrad is not exact, and why, in a sentence; None if there is none."""
         for name, module in self.model.named_modules():
             container = isinstance(module, CONTAINERS) or any(True for _ in module.children())
             if (reason := _why_inexact(module, container)) is not None:
-                raise SaliencyError(
+                return (
                     f"{name} ({type(module).__name__}) {reason}, so FullGrad is not exact for it; "
                     "choose a part of the network without it, or approximate=True"
                 )
+        return None
 
     def _check_inputs(self, inputs: Tensor) -> None:
         if inputs.ndim != 4 or inputs.dtype not in TOLERANCE:

@@ -16,7 +16,7 @@ from captum.attr import Occlusion
 from scipy.stats import rankdata
 from torch import Tensor, nn
 
-from ciperlib.analyse.attribution.fullgrad import FullGrad, FullGradients, SaliencyError, saliency_map
+from ciperlib.analyse.attribution.fullgrad import TOLERANCE, FullGrad, FullGradients, SaliencyError, saliency_map
 from ciperlib.analyse.attribution.targets import read_out, target_of
 from ciperlib.analyse.features import extract_features
 from ciperlib.analyse.results import ProbeResult
@@ -24,6 +24,7 @@ from ciperlib.analyse.statistics import bootstrap_interval
 from ciperlib.data.imageset import ImageSet
 
 BATCH = 64
+LARGEST_GAP = 0.1  # of a map that counts as evidence
 OTHER_PLACE, PLAIN, HIDDEN = "background exchanged", "background plain", "object hidden"
 
 
@@ -33,7 +34,7 @@ class SaliencyTests:
 
     Attributes:
         table: one row a measure: measure, value, low, high (mean over images, 95% bootstrap over their groups), n.
-        verdict: "object", "surroundings", "nothing" or "unresolved", see `judge`.
+        verdict: "object", "surroundings", "nothing" or "unresolved", see `verdict_of`.
     """
 
     table: pd.DataFrame
@@ -54,7 +55,7 @@ def run_saliency_tests(
     (share of answers that stay) after each of the `counterfactuals`.
 
     Args:
-        encoder: frozen, of `ciperlib` or any other that `FullGrad` treats exactly.
+        encoder: frozen, any that `FullGrad` takes; where it is not exact, `gap of the map` says by how much.
         probe: fitted on this encoder's features of a categorical factor.
         images: with masks; unseen by the probe.
         maps: maps are drawn for the first so many images; the experiments are done on all.
@@ -79,24 +80,25 @@ def run_saliency_tests(
 
 
 def draw_maps(encoder: nn.Module, probe: ProbeResult, images: ImageSet, *, rescale: bool = True) -> Tensor:
-    """FullGrad maps of what a probe says for each image's true category: [N, 1, H, W], see `saliency_map`."""
-    parts = _decomposed(encoder, probe, images, images.factors[probe.factor])
-    return torch.cat([saliency_map(terms, rescale=rescale) for _, terms in parts])
+    """FullGrad maps of what a probe says for each image's true category: [N, 1, H, W], see `saliency_map`. Of a network
+    that FullGrad does not treat exactly they are an approximation."""
+    return draw_maps_with_gap(encoder, probe, images, rescale=rescale)[0]
 
 
-def draw_maps_anyhow(encoder: nn.Module, probe: ProbeResult, images: ImageSet) -> tuple[Tensor, float]:
-    """`draw_maps`, and by how much its terms miss the output at most, as a share of their size: 0 where FullGrad is
-    exact. Where it is not the maps are an approximation.
+def draw_maps_with_gap(
+    encoder: nn.Module, probe: ProbeResult, images: ImageSet, *, rescale: bool = True
+) -> tuple[Tensor, float]:
+    """`draw_maps`, and by how much their terms miss the output at most, as a share of the terms' size: 0 where FullGrad
+    is exact."""
+    parts = [terms for _, terms in _decomposed(encoder, probe, images, images.factors[probe.factor])]
+    gap = max(float(_gap(terms).max()) for terms in parts)
+    return torch.cat([saliency_map(terms, rescale=rescale) for terms in parts]), gap
 
-    Raises:
-        SaliencyError: an encoder or a probe of which there can be no map at all.
-    """
-    try:
-        return draw_maps(encoder, probe, images), 0.0
-    except SaliencyError:
-        truth = images.factors[probe.factor]
-        terms = [terms for _, terms in _decomposed(encoder, probe, images, truth, approximate=True)]
-        return torch.cat([saliency_map(part) for part in terms]), max(float(part.gap().max()) for part in terms)
+
+def _gap(terms: FullGradients) -> Tensor:
+    """The terms' gap [B], without what is rounding."""
+    gap = terms.gap()
+    return gap * (gap > TOLERANCE[terms.input.dtype])
 
 
 def occlusion_map(model: nn.Module, images: Tensor, target: int | Tensor, *, size: int = 8) -> Tensor:
@@ -115,10 +117,13 @@ def verdict_of(table: pd.DataFrame, chance: float) -> str:
     "nothing" where the accuracy's interval reaches down to chance. "object" where the share of the map's pixels on the
     object lies above the object's area *and* the answers survive an exchanged background better than a hidden object;
     "surroundings" where both are the other way round; else "unresolved". Above and better mean with the whole interval.
+    A map whose terms miss the output by more than a tenth says nothing.
     """
     rows = table.set_index("measure")
     if not rows.low["accuracy"] > chance:
         return "nothing"
+    if rows.value.get("gap of the map", 0.0) > LARGEST_GAP:
+        return "unresolved"
     pixels, area = rows.loc["pixels on the object"], rows.value["area"]
     swapped, hidden = rows.loc[f"kept, {OTHER_PLACE}"], rows.loc[f"kept, {HIDDEN}"]
     if pixels.low > area and swapped.low > hidden.high:
@@ -237,19 +242,21 @@ def _map_columns(encoder: nn.Module, probe: ProbeResult, images: ImageSet, answe
     for rows, terms in _decomposed(encoder, probe, images, answers):
         inside = shares_inside(terms, images.masks[rows])
         columns = {f"{name} on the object": share for name, share in inside.items()}
+        columns["gap of the map"] = _gap(terms)
         if "coordinates" in inside:
             part = replace(terms, input=terms.constants["coordinates"], constants={})
             sizes = [saliency_map(t, rescale=False).flatten(1).sum(1) for t in (part, terms)]
             columns["coordinates of the map"] = sizes[0] / sizes[1]
         parts.append(columns)
-    return {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
+    columns = {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
+    return columns if columns["gap of the map"].any() else {n: c for n, c in columns.items() if n != "gap of the map"}
 
 
 def _decomposed(
-    encoder: nn.Module, probe: ProbeResult, images: ImageSet, categories: Tensor, approximate: bool = False
+    encoder: nn.Module, probe: ProbeResult, images: ImageSet, categories: Tensor
 ) -> Iterator[tuple[slice, FullGradients]]:
     """What a probe says for `categories` [N], taken apart a batch at a time."""
-    explain = FullGrad(read_out(encoder, probe), approximate)
+    explain = FullGrad(read_out(encoder, probe), approximate=None)
     for start in range(0, len(images), BATCH):
         rows = slice(start, start + BATCH)
         yield rows, explain.decompose(images.floats(rows), target_of(probe, categories[rows]))

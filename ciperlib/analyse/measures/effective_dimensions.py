@@ -8,6 +8,7 @@ from ciperlib.registry import measures
 
 
 @measures.register("effective_dimensions", label="effective dimensions (RankMe)", digits=1)
-def effective_dimensions(encoder, images) -> float:
-    """RankMe (arXiv 2210.02885) of the test images' representations."""
-    return rankme(extract_features(encoder, images.test).matrix)
+def effective_dimensions(encoder, images) -> float | None:
+    """RankMe (arXiv 2210.02885) of the test images' representations; None for fewer images than dimensions."""
+    matrix = extract_features(encoder, images.test).matrix
+    return rankme(matrix) if len(matrix) > matrix.shape[1] else None
