@@ -48,6 +48,16 @@ class Config:
     `alpha=None` means the method's own: 1 for CIPER (paper, section 3.3), 0 for the contrastive methods.
     CIPER with alpha 0 *is* SimCLR: same config, same name. `invariant_share=None`, too, is the method's own.
     `precision=None` is called as bf16 is; only a new training on a CPU that is slow at bf16 takes float32 instead.
+
+    Example:
+        >>> config = Config(method="ciper", alpha=0.1, augmentations="pose")
+        >>> config.name
+        'ciper-a0.1-pose-turntable-s0-0569aeab'
+        >>> Config(method="ciper", alpha=0) == Config(method="simclr")
+        True
+        >>> Config.from_parameters(metod="ciper")
+        Traceback (most recent call last):
+        ciperlib.config.ConfigError: there is no parameter named 'metod'; did you mean 'method'?
     """
 
     method: str = _choice("ciper", "what is trained", options=methods)

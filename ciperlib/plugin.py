@@ -43,6 +43,12 @@ def load_plugin(path: str | Path) -> None:
 
     Raises:
         PluginError: the file is missing, fails, or registers a name that is taken.
+
+    Example:
+        >>> load_plugin("tests/examples/vicreg.py")
+        >>> from ciperlib.config import Config
+        >>> Config(method="vicreg", options="vicreg_invariance=10").option("vicreg_invariance")
+        10.0
     """
     if not str(path).strip():
         return

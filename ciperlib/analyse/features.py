@@ -102,6 +102,16 @@ def extract_features(
     Raises:
         FrozenEncoderError: the encoder's weights or buffers changed, or a feature depends on the rest of its batch.
         FeaturesError: no images, or an output that is not finite [B, d].
+
+    Example:
+        >>> from ciperlib.config import Config
+        >>> from ciperlib.data import load_images
+        >>> from ciperlib.learn.zoo import find_run
+        >>> run = find_run(Config(method="simclr"))
+        >>> test = load_images("turntable", "test", size=200)
+        >>> features = extract_features(run.load_encoder(), test, trained_on=run.trained_on)
+        >>> features.matrix.shape, features.unseen
+        (torch.Size([200, 128]), 'yes')
     """
     if not len(images):
         raise FeaturesError(f"{images.name} ({images.split}) holds no images to encode")

@@ -28,6 +28,16 @@ def extract_orbits(
         encoder, options: as for `extract_features`.
         images: as they are, or `transformation.orbit` of them, made once for several encoders.
         transformation: what is applied, see `learn.transformations`.
+
+    Example:
+        >>> from ciperlib.config import Config
+        >>> from ciperlib.data import load_images
+        >>> from ciperlib.learn.augment.transformations import make_transformation
+        >>> from ciperlib.learn.encoders import make_encoder
+        >>> test, rotation = load_images("turntable", "test", size=50), make_transformation("rotation")
+        >>> orbits = extract_orbits(make_encoder(Config(width=4)).eval(), test, rotation)
+        >>> orbits.matrix.shape, as_orbits(orbits)[0].shape
+        (torch.Size([200, 32]), torch.Size([50, 4, 32]))
     """
     levels = transformation.orbit(images) if isinstance(images, ImageSet) else images
     return _interleave([extract_features(encoder, part, **options) for part in levels], transformation)

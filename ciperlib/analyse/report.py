@@ -276,6 +276,11 @@ def load_report(config: Config) -> Report:
     Raises:
         RunError: the encoder is missing or damaged.
         ReportError: its report is.
+
+    Example:
+        >>> report = load_report(Config(method="ciper"))
+        >>> sorted(report.scores)[:3], report.points.shape
+        (['category', 'category_high', 'category_low'], torch.Size([500, 2]))
     """
     run = load_run(zoo_root() / config.name)
     return read_report(run.folder, run.config)

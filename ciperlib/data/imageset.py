@@ -186,6 +186,11 @@ def load_images(
     Raises:
         DataError: unknown name or split, a size that is no whole number or out of range, or files that are missing,
             truncated or have a wrong checksum.
+
+    Example:
+        >>> images = load_images("turntable", "test", size=200)
+        >>> images.images.shape, sorted(images.factors)
+        (torch.Size([200, 3, 32, 32]), ['azimuth', 'category', 'distance', 'elevation', 'object', 'session'])
     """
     kind, colon, _ = str(name).partition(":")
     if not isinstance(name, str) or kind not in datasets:

@@ -82,6 +82,11 @@ def fit(
         RunError: the folder cannot be written, or another process trains this run and `wait` is False.
         TrainingError: the loss became infinite or not a number, or the images are not those that the config names.
         DataError: the images cannot be loaded.
+
+    Example:
+        >>> run = fit(Config(method="simclr"), progress="none")  # in the zoo, so nothing is trained
+        >>> run.name, len(run.history)
+        ('simclr-image-turntable-s0-36dddcc4', 30)
     """
     if config.recipe != RECIPE:
         raise TrainingError(f"this version trains by recipe {RECIPE}; {config.recipe} can be loaded, not trained")

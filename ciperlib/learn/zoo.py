@@ -29,6 +29,13 @@ def find_run(config: Config, *roots: str | Path) -> Run | None:
     """The finished run of this config in the first of `roots` (the zoo, then `runs/`) that has it, else None.
 
     Images of files that may change are known by their content: without it, no run is taken for theirs.
+
+    Example:
+        >>> run = find_run(Config(method="ciper", augmentations="pose", seed=1))
+        >>> run.config.seed, run.load_encoder().representation_size
+        (1, 128)
+        >>> find_run(Config(seed=12345)) is None
+        True
     """
     if not dataset_of(config.dataset).fixed and not config.content:
         return None

@@ -24,7 +24,12 @@ def label_of(method: str) -> str:
 
 
 def label(config: Config) -> str:
-    """How a config is called: its method, its views, and all else in which it differs from the default beside seed."""
+    """How a config is called: its method, its views, and all else in which it differs from the default beside seed.
+
+    Example:
+        >>> label(Config(alpha=0.1, epochs=3))
+        'CIPER 0.1, image aug., 3 epochs'
+    """
     return "".join([_short_label(config), *(_difference(config, name) for name in _FURTHER)])
 
 

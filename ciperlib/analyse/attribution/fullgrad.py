@@ -86,6 +86,12 @@ class FullGrad(GradientAttribution):
 
     Raises:
         SaliencyError: train mode, or a layer that cannot be treated exactly.
+
+    Example:
+        >>> network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 2)).eval()
+        >>> terms = FullGrad(network).decompose(torch.rand(1, 3, 8, 8), target=1)
+        >>> sorted(terms.constants), bool(terms.gap() < 1e-5)
+        (['0', '3'], True)
     """
 
     def __init__(self, model: nn.Module, approximate: bool | None = False) -> None:

@@ -145,6 +145,16 @@ def evaluate_equivariance(
         EquivarianceError: fewer than two levels, too few images, a transformation that changes no pixel of any, an
             empty part of h, or representations that are all alike.
         FeaturesError: an encoder whose output is not [N, d].
+
+    Example:
+        >>> from ciperlib.config import Config
+        >>> from ciperlib.data import load_images
+        >>> from ciperlib.learn.augment.transformations import make_transformation
+        >>> from ciperlib.learn.encoders import make_encoder
+        >>> test = load_images("turntable", "test", size=100)
+        >>> found = evaluate_equivariance(make_encoder(Config(width=4)).eval(), test, make_transformation("brightness"))
+        >>> found.transformation, found.n, found.invariance_error.value > 0
+        ('brightness', 50, True)
     """
     levels = transformation.orbit(images) if isinstance(images, ImageSet) else images
     if len(levels) > 1 and all(torch.equal(level.images, levels[0].images) for level in levels[1:]):

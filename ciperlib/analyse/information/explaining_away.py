@@ -126,6 +126,13 @@ def explaining_away(
         InformationError: a target that is missing, continuous, the transformation itself, constant, or too rare for the
             folds; one level only; representations that are constant or not finite.
         FeaturesError: orbits with gaps.
+
+    Example:
+        >>> from ciperlib.analyse.synthetic import make_world
+        >>> world = make_world("xor", 600)  # the class alone says nothing of the level, and with z all of it
+        >>> found = explaining_away(world.orbits, "category", null_samples=19, networks=False)
+        >>> found.verdict, found.low < world.truth_nats < found.high
+        ('present', True)
     """
     block, rows = as_orbits(orbits)
     n, m, _ = block.shape

@@ -56,6 +56,13 @@ def fit_layout(features: Features, method: str = "pacmap", *, seed: int = 0, nei
 
     Raises:
         LayoutError: an unknown method, too few rows, or features that are constant or not finite.
+
+    Example:
+        >>> from ciperlib.analyse.features import pixel_features
+        >>> from ciperlib.data import load_images
+        >>> images = [load_images("turntable", split, size=300) for split in ("train", "test")]
+        >>> fit_layout(pixel_features(*images)[1], "pca").points.shape
+        torch.Size([300, 2])
     """
     if method not in METHODS:
         raise LayoutError(f"method must be one of {METHODS}, not {method!r}")

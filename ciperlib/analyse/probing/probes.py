@@ -62,6 +62,14 @@ def fit_linear_probe(
     Raises:
         ProbeError: the parts share groups or come from different encoders, the factor is missing, continuous or has
             categories that the training part has not, features are not finite, or there are too few rows.
+
+    Example:
+        >>> from ciperlib.analyse.features import pixel_features
+        >>> from ciperlib.data import load_images
+        >>> images = [load_images("turntable", split, size=300) for split in ("train", "test")]
+        >>> found = fit_linear_probe(*pixel_features(*images), "session")
+        >>> 0.5 < found.low < found.value < found.high <= 1
+        True
     """
     if protocol not in ("lbfgs", "sgd"):
         raise ProbeError(f"protocol must be 'lbfgs' or 'sgd', not {protocol!r}")
@@ -150,6 +158,13 @@ def fit_regression_probe(
 
     Raises:
         ProbeError: as `fit_linear_probe`, for a categorical factor, and for one that is constant in either part.
+
+    Example:
+        >>> from ciperlib.analyse.features import pixel_features
+        >>> from ciperlib.data import load_images
+        >>> images = [load_images("turntable", split, size=300) for split in ("train", "test")]
+        >>> fit_regression_probe(*pixel_features(*images), "azimuth").metric
+        'R2'
     """
     regularisation = checked_regularisation(regularisation)
     check_pair(train, test)

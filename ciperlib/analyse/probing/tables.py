@@ -116,7 +116,16 @@ def probe_encoder(
 
 
 def probe_run(run: Run, train: ImageSet, test: ImageSet, factors: Sequence[str] | None = None, **options: Any):
-    """`probe_encoder` for a finished run, on the images' device; the run knows the images it was trained on."""
+    """`probe_encoder` for a finished run, on the images' device; the run knows the images it was trained on.
+
+    Example:
+        >>> from ciperlib.data import load_images
+        >>> from ciperlib.learn.zoo import find_run
+        >>> images = [load_images("turntable", split, size=300) for split in ("train", "test")]
+        >>> found = probe_run(find_run(Config(method="simclr")), *images, ("object", "session"))
+        >>> found["object"].value < found["session"].value
+        True
+    """
     return probe_encoder(run.load_encoder(train.device), train, test, factors, trained_on=run.trained_on, **options)
 
 

@@ -50,6 +50,16 @@ class Augmentation:
 
     Raises:
         ValueError: an unknown or repeated step, a choice that no step has, or a number out of its range.
+
+    Example:
+        >>> from ciperlib.data import load_images
+        >>> images = load_images("turntable", "train", size=200)
+        >>> augmentation = Augmentation(("crop", "flip"), flip_probability=1.0)
+        >>> view = augmentation(images, torch.arange(4), torch.Generator().manual_seed(0))
+        >>> view.images.shape, [spec.name for spec in augmentation.specs][-1], view.parameters[:, -1].tolist()
+        (torch.Size([4, 3, 32, 32]), 'flip', [1.0, 1.0, 1.0, 1.0])
+        >>> torch.equal(augmentation.replay(images.images[view.source], view.parameters), view.images)
+        True
     """
 
     def __init__(self, steps: Sequence[str], *, order: str = "paper", **choices: Any) -> None:

@@ -111,7 +111,12 @@ class Transformed:
 
 
 def make_transformation(name: str) -> Transformation:
-    """One that is registered, by name, those with a free number of levels at 4; ConfigError for another name."""
+    """One that is registered, by name, those with a free number of levels at 4; ConfigError for another name.
+
+    Example:
+        >>> make_transformation("rotation").levels
+        ('0°', '90°', '180°', '270°')
+    """
     if name not in transformations:
         raise ConfigError(f"there is no transformation {name!r}{nearest(name, transformations)}")
     return transformations[name].build()

@@ -12,7 +12,13 @@ from ciperlib.registry import architectures
 
 
 def make_encoder(config: Config) -> Encoder:
-    """The config's encoder with fresh weights, seeded by `config.seed` alone; in train mode, on the CPU."""
+    """The config's encoder with fresh weights, seeded by `config.seed` alone; in train mode, on the CPU.
+
+    Example:
+        >>> import torch
+        >>> make_encoder(Config(width=8)).eval()(torch.rand(2, 3, 32, 32)).shape
+        torch.Size([2, 64])
+    """
     with seeded(config.seed, "encoder"):
         return architectures[config.architecture].build(config)
 

@@ -24,6 +24,11 @@ def nt_xent(z1: Tensor, z2: Tensor, temperature: float = 0.5) -> Tensor:
 
     Returns:
         The mean over 2N rows, a scalar. Equal embeddings everywhere give log(2N - 1).
+
+    Example:
+        >>> same = torch.ones(4, 8)
+        >>> f"{nt_xent(same, same):.4f}"  # log(2 * 4 - 1)
+        '1.9459'
     """
     n = len(z1)
     z = F.normalize(torch.cat((_float(z1), _float(z2))), dim=1)  # (2N, D)
