@@ -17,8 +17,10 @@ from ciperlib import plugin
 from ciperlib.__main__ import main
 from ciperlib.analyse.probing.tables import probe_run
 from ciperlib.analyse.report import EvaluationImages, ReportError, read_or_make, report_run
-from ciperlib.config import Config, ConfigError
+from ciperlib.batch.sweep import make_tasks, sweep
+from ciperlib.config import Config, ConfigError, profile_parameters
 from ciperlib.data import load_images
+from ciperlib.files import project_root
 from ciperlib.learn.augment import Augmentation, make_augmentation
 from ciperlib.learn.encoders import make_encoder
 from ciperlib.learn.methods import make_objective
@@ -27,6 +29,7 @@ from ciperlib.learn.runs import RunError, find_runs, load_run
 from ciperlib.learn.training import Trainer, TrainingError, fit
 from ciperlib.learn.zoo import find_run, zoo_root
 from ciperlib.plugin import PluginError, load_plugin
+from ciperlib.present.controls import AugmentationPreview, TrainYourOwn
 from ciperlib.present.explorer import describe, plot_report
 from ciperlib.present.labels import colour_of, label
 from ciperlib.present.plotting import plot_history
@@ -201,6 +204,51 @@ def test_a_measure_shows_in_a_report(load, tmp_path):
     measures.register("same_neighbour_twice", label="x")(lambda encoder, images: (1.0, 2.0))
     with pytest.raises(ReportError, match="must give a finite number"):
         report_run(run, EvaluationImages(train_size=200, test_size=120))
+
+
+def test_a_plugin_s_method_and_step_can_be_chosen_in_the_controls(load):
+    load("vicreg")
+    load("blur")
+    control = TrainYourOwn(method="vicreg", train_size=100, batch_size=16, epochs=1, width=8, image_size=16)
+    assert control.config().method == "vicreg"
+    control.steps["blur"].value = True
+    assert control.config().augmentations == ("crop", "flip", "jitter", "grayscale", "blur")
+    control.start()
+    control.wait()
+    assert control.message.value == "" or "Done" in control.message.value, control.message.value
+    preview = AugmentationPreview(load_images("turntable", "train", size=60))
+    preview.steps["blur"].value = True
+    assert "sigma" in preview.change.options
+
+
+@pytest.mark.slow
+def test_a_notebook_and_a_sweep_take_a_plugin(tmp_path):
+    (tmp_path / "my own").mkdir()
+    path = Path(shutil.copy(EXAMPLES / "vicreg.py", tmp_path / "my own"))
+    notebook = project_root() / "notebooks" / "one_encoder.ipynb"
+    grid = {"plugin": [str(path)], "method": ["vicreg"], "options": ["vicreg_invariance=10"], "seed": [0, 1]}
+    tasks = make_tasks(notebook, grid, profile="smoke", output=tmp_path / "out")
+    records = sweep(tasks, workers=2, report=lambda line: None)
+    assert [record.status for record in records] == ["done", "done"], [record.last_lines for record in records]
+    assert all(0 <= record.metrics["category"] <= 1 for record in records)
+    assert all(record.metrics["run"].startswith("vicreg-image") for record in records)
+    path.write_text(path.read_text() + "# changed\n")  # what was done with the other is not taken for this one's
+    assert {task.folder for task in make_tasks(notebook, grid, profile="smoke", output=tmp_path / "out")}.isdisjoint(
+        task.folder for task in tasks
+    )
+
+
+def test_no_profile_and_no_grid_loads_a_plugin(tmp_path, monkeypatch):
+    path = write(tmp_path / "evil.py", f"open({str(tmp_path / 'was run')!r}, 'w')")
+    folder = tmp_path / "notebooks" / "profiles"
+    folder.mkdir(parents=True)
+    (folder / "mine.yml").write_text(f"one_encoder: {{plugin: {json.dumps(str(path))}}}")
+    monkeypatch.setattr("ciperlib.config.project_root", lambda: tmp_path)
+    with pytest.raises(ConfigError, match="must not name a plugin"):
+        profile_parameters("mine", "one_encoder")
+    with pytest.raises(ConfigError, match="there is no parameter named 'plugin'"):
+        Config.from_parameters(plugin=str(path))  # of a grid, or of a stored run
+    assert not (tmp_path / "was run").exists()
 
 
 # --- laws -------------------------------------------------------------------------------------------------------------

@@ -7,9 +7,12 @@ import re
 
 import pandas as pd
 import pytest
+import yaml
 
 from ciperlib.analyse.probing.tables import over_seeds
 from ciperlib.analyse.report import load_report, read_baselines, reported
+from ciperlib.batch.runner import declared_parameters, folder_name
+from ciperlib.batch.sweep import make_tasks
 from ciperlib.config import Config
 from ciperlib.files import project_root
 from ciperlib.learn.zoo import find_run, zoo_grid
@@ -473,3 +476,24 @@ def test_the_estimator_s_validation_holds_as_published():
     assert f"| {400 * max(values['false alarms']):.0f} of 400 | 8% |" in text
     trap = next(row["value"] for row in rows if (row["measure"], row["world"], row["d"]) == ("bias", "quadrant", 512))
     assert f"the trap {trap:+.3f}" in text
+
+
+@pytest.mark.parametrize("name", ["ablations", "cifar10"])
+def test_recorded_sweep_runs_keep_the_names_of_their_trainings_and_folders(name):
+    table = pd.read_csv(project_root() / "data" / "sweeps" / f"{name}.csv")
+    notebook = project_root() / "notebooks" / "one_encoder.ipynb"
+    known, folders = [column for column in table if column in declared_parameters(notebook)], set()
+    for _, row in table.iterrows():
+        given = {column: getattr(row[column], "item", lambda v=row[column]: v)() for column in known}
+        given = {
+            n: int(v) if isinstance(v, float) and v.is_integer() else v for n, v in given.items() if not pd.isna(v)
+        }
+        choices = {n: v for n, v in given.items() if n != "test_size"}
+        assert Config.from_parameters(**choices).name == row["metric: run"]
+        folders.add(folder_name(notebook, given))
+    if name == "ablations":  # whose values a table does not show as they were given: 10 or 10.0
+        asked = yaml.safe_load((project_root() / "data" / "sweeps" / "ablations.yml").read_text())
+        kinds = [{key: [value] for key, value in kind.items()} for kind in asked["kinds"].values()]
+        tasks = [task for kind in kinds for task in make_tasks(notebook, kind | {"seed": asked["seeds"]})]
+        folders = {task.folder.name for task in tasks}
+    assert set(table["folder"]) <= folders
