@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import math
@@ -14,8 +13,20 @@ from typing import Any
 
 import yaml
 
+from ciperlib.conflicts import check_conflicts
+from ciperlib.errors import ConfigError, nearest
 from ciperlib.files import project_root
-from ciperlib.registry import Entry, architectures, dataset_of, datasets, methods, options, steps, transformations
+from ciperlib.registry import (
+    CHOICES,
+    Entry,
+    architectures,
+    dataset_of,
+    datasets,
+    methods,
+    options,
+    steps,
+    transformations,
+)
 
 CLASS_INFORMATION = ("none", "added", "removed")
 IMAGE_STEPS = ("crop", "flip", "jitter", "grayscale")  # the paper's augmentation, and the default
@@ -23,10 +34,6 @@ LARGEST = {"int": 2**63 - 1, "float": 1e30}  # where a choice says nothing: what
 RECIPE = 1  # raised when the library's behaviour changes for the same choices
 DEFAULT_PROFILE = "teaching"
 _DESCRIPTION = "description"
-
-
-class ConfigError(ValueError):
-    """A choice that cannot work; the message names the parameter, the value and what is allowed."""
 
 
 def _choice(default: Any, description: str, *, owned: bool = False, low=None, high=None, options=None):
@@ -57,7 +64,7 @@ class Config:
         True
         >>> Config.from_parameters(metod="ciper")
         Traceback (most recent call last):
-        ciperlib.config.ConfigError: there is no parameter named 'metod'; did you mean 'method'?
+        ciperlib.errors.ConfigError: there is no parameter named 'metod'; did you mean 'method'?
     """
 
     method: str = _choice("ciper", "what is trained", options=methods)
@@ -109,8 +116,6 @@ class Config:
     recipe: int = _choice(RECIPE, "which behaviour of the library made the run", low=1, high=RECIPE)
 
     def __post_init__(self) -> None:
-        from ciperlib.conflicts import check_conflicts  # which is written in terms of what is here
-
         for f in fields(self):
             object.__setattr__(self, f.name, _checked(f, getattr(self, f.name)))
         object.__setattr__(self, "augmentations", _ordered(self.augmentations))
@@ -232,6 +237,7 @@ class Config:
         return {**values, "alpha": None if methods[self.method].alpha is None else self.alpha}
 
 
+CHOICES.update({f.name: f.metadata["owned"] for f in fields(Config)})
 _TRAINING = (  # what an encoder that is not trained does not depend on
     "augmentations", "epochs", "batch_size", "learning_rate", "optimiser", "momentum", "weight_decay", "precision",
 )  # fmt: skip
@@ -303,12 +309,6 @@ def is_named(dataset: str) -> bool:
     """Whether a dataset's name has one of the user's own after it, and may: folder:NAME."""
     kind, colon, name = dataset.partition(":")
     return bool(colon and name.strip()) and kind in datasets and datasets[kind].named
-
-
-def nearest(name: str, known) -> str:
-    """The end of a sentence that offers the nearest known name."""
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; known are: {', '.join(sorted(known))}"
 
 
 def _plain(value: Any) -> Any:

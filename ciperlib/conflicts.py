@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from ciperlib.config import Config, ConfigError
+from typing import Any
+
+from ciperlib.errors import ConfigError
 from ciperlib.registry import architectures, dataset_of, methods, steps
 
 
-def check_conflicts(config: Config) -> None:
+def check_conflicts(config: Any) -> None:
     """Raises ConfigError for the first pair of choices that cannot work; says what to choose instead."""
     if not config.augmentations and methods[config.method].needs_views:
         raise ConfigError(
@@ -43,7 +45,7 @@ def check_conflicts(config: Config) -> None:
         network.check(config)
 
 
-def _check_positives(config: Config) -> None:
+def _check_positives(config: Any) -> None:
     known = dataset_of(config.dataset).enough
     enough = {step: known.get(step, 0) for step in config.augmentations}
     step = max(enough, key=enough.__getitem__, default="")
@@ -54,7 +56,7 @@ def _check_positives(config: Config) -> None:
         )
 
 
-def _check_method(config: Config) -> None:
+def _check_method(config: Any) -> None:
     own = methods[config.method]
     if own.check is not None:
         own.check(config)

@@ -68,6 +68,7 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
+    """Writes a value as JSON, whole or not at all."""
     write_atomically(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
 
 
@@ -129,6 +130,7 @@ def _made(folder: Path) -> dict[str, list[str]]:
 
 
 def sha256(path: Path) -> str:
+    """SHA-256 of a file, 64 hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, Generic, TypeVar
 
+from ciperlib.errors import nearest
+
+CHOICES: dict[str, bool] = {}  # of a config, and whether it is owned; `config` says so
 CONTRAST = ("projector_width", "temperature", "contrastive")  # what the contrastive head reads of a config
 PREDICTION = ("predictor_width", "standardisation", "anchor_forward", "anchor_gradient", "prediction_sign")
 
@@ -258,15 +261,13 @@ class Registry(Mapping[str, E], Generic[E]):
         return decorate
 
     def _check_choices(self, entry: E) -> None:
-        from ciperlib.config import Config, nearest  # which asks this module for its options
-
-        owned = {name for name, choice in Config.__dataclass_fields__.items() if choice.metadata["owned"]}
         for choice in entry.reads:
-            if choice in Config.__dataclass_fields__ and choice not in owned:
+            if CHOICES.get(choice) is False:
                 raise RegistryError(
                     f"{self.kind} {entry.name!r} reads {choice!r}, which counts in every name: leave it out of `reads`"
                 )
-            if choice not in owned:
+            if choice not in CHOICES:
+                owned = [name for name, is_owned in CHOICES.items() if is_owned]
                 raise RegistryError(
                     f"{self.kind} {entry.name!r} reads {choice!r}, no choice of a config{nearest(choice, owned)}"
                 )

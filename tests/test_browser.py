@@ -385,7 +385,7 @@ def nasty_notebook():
         "from ciperlib.analyse.features import as_features\n"
         "from ciperlib.data import load_images\n"
         "from ciperlib.present import drawing, explorer\n"
-        "from ciperlib.present.controls import AlphaExplorer, EmbeddingExplorer\n"
+        "from ciperlib.present.controls import AlphaExplorer, LayoutExplorer\n"
         "from ciperlib.present.notebook import save_figure, setup\n"
         "from ciperlib.present.pictures import plot_images\n"
         "from ciperlib.present.plotting import plot_scores\n"
@@ -407,7 +407,7 @@ def nasty_notebook():
         "    control = AlphaExplorer()\n"
         "    control.own.options = [('of the zoo', ''), (NASTY, NASTY)]\n"
         "    control.say(NASTY, warning=True)\n"
-        "    walk = EmbeddingExplorer(laid_out, images)\n"
+        "    walk = LayoutExplorer(laid_out, images)\n"
         "    display(control, walk)\n"
         "    walk.join([0])",
     )

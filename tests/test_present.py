@@ -234,7 +234,7 @@ def test_the_explorer_shows_images_and_joins_orbits():
     """What the mouse does, called without one."""
     embedding = some_embedding()
     images = replace(make_noise_images(24), factors=embedding.features.factors, labels=embedding.features.labels)
-    explorer = controls.EmbeddingExplorer(embedding, images)
+    explorer = controls.LayoutExplorer(embedding, images)
     explorer.show([5])
     assert explorer.picture.value == pictures.as_png(images.images[5], 6)
     assert "object: car" in explorer.text.value

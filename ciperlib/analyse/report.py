@@ -69,6 +69,7 @@ class EvaluationImages:
 
     @cached_property
     def train(self) -> ImageSet:
+        """The images that probes are fitted on."""
         return load_images("turntable", "train", size=self._train_size, device=find_device(self._device))
 
     @cached_property
@@ -77,6 +78,7 @@ class EvaluationImages:
 
     @cached_property
     def test(self) -> ImageSet:
+        """Those that they are scored on: the first of the unseen ones."""
         return self._unseen.subset(slice(self._test_size))
 
     @cached_property

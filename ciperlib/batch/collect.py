@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ciperlib.batch.records import STATUS, BatchError, DamagedRecordError, Record, read_record
+from ciperlib.batch.records import RECORD, BatchError, DamagedRecordError, Record, read_record
 from ciperlib.files import write_own
 from ciperlib.markup import as_html
 
@@ -33,7 +33,7 @@ def collect(folder: str | Path) -> pd.DataFrame:
 
 def read_records(folder: str | Path) -> Iterator[Record]:
     """The records of all runs in a folder, in order of name; one that cannot be read has the status "damaged"."""
-    for path in sorted(Path(folder).glob(f"*/{STATUS}")):
+    for path in sorted(Path(folder).glob(f"*/{RECORD}")):
         try:
             record = read_record(path.parent)
         except DamagedRecordError as error:

@@ -9,7 +9,7 @@ from typing import Any
 from ciperlib.files import SealError, read_sealed, write_sealed
 
 OUTPUT_VARIABLE = "CIPER_OUTPUT"  # of the environment in which a notebook runs: the folder of its pictures and numbers
-STATUS = "status.json"
+RECORD = "status.json"
 LAST_LINES = 12
 
 
@@ -41,7 +41,8 @@ class Record:
 
 
 def write_record(record: Record) -> None:
-    write_sealed(Path(record.folder) / STATUS, asdict(record))
+    """Keeps a record in its run's folder, sealed."""
+    write_sealed(Path(record.folder) / RECORD, asdict(record))
 
 
 def read_record(folder: Path) -> Record | None:
@@ -50,7 +51,7 @@ def read_record(folder: Path) -> Record | None:
     Raises:
         DamagedRecordError: there is one, and it cannot be read or is not what was written.
     """
-    path = folder / STATUS
+    path = folder / RECORD
     if not path.exists():
         return None
     try:

@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from ciperlib.batch.records import (
     OUTPUT_VARIABLE,
-    STATUS,
+    RECORD,
     BatchError,
     Record,
     check_folder,
@@ -224,7 +224,7 @@ def _remove(path: Path, digest: str | None) -> None:
 
 def _files(folder: Path) -> set[str]:
     """The files in a run's folder, but for its record."""
-    return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()} - {STATUS}
+    return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()} - {RECORD}
 
 
 def _execute(notebook: Path, folder: Path, values: dict[str, Any], timeout: int | None) -> None:

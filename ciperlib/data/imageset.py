@@ -69,6 +69,7 @@ class ImageSet:
 
     @property
     def device(self) -> torch.device:
+        """Where the images are."""
         return self.images.device
 
     def floats(self, index: Tensor | slice = slice(None)) -> Tensor:
@@ -80,6 +81,7 @@ class ImageSet:
         return self._map(lambda column: column[index])
 
     def to(self, device: str | torch.device) -> ImageSet:
+        """The same image set on another device."""
         return self._map(lambda column: column.to(device))
 
     def _map(self, function) -> ImageSet:

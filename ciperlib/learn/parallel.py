@@ -29,14 +29,17 @@ def processes(device: str) -> Iterator[None]:
 
 
 def rank() -> int:
+    """Which of the processes this is, from 0."""
     return distributed.get_rank() if distributed.is_initialized() else 0
 
 
 def world_size() -> int:
+    """How many processes share the training."""
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
 def wait_for_all() -> None:
+    """Returns when every process has come here."""
     if world_size() > 1:
         distributed.barrier()
 

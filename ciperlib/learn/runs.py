@@ -75,6 +75,7 @@ class Run:
 
     @property
     def name(self) -> str:
+        """Of its config, and so of its folder."""
         return self.config.name
 
     def load_encoder(self, device: str | torch.device = "cpu") -> Encoder:
@@ -205,6 +206,7 @@ def shipped_digest(path: Path) -> str | None:
 
 
 def read_config(folder: Path, version: str = "unknown") -> Config:
+    """The config in a folder; RunError for one that is damaged or that this version cannot read."""
     try:
         return Config.from_parameters(**read_sealed(folder / CONFIG)[0])
     except SealError as error:

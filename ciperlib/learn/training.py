@@ -300,6 +300,7 @@ class Trainer:
             )
 
     def heads(self) -> dict[str, Tensor]:
+        """All weights but the encoder's."""
         state = self.objective.state_dict()
         return {name: tensor for name, tensor in state.items() if not name.startswith("encoder.")}
 
@@ -346,6 +347,7 @@ class Trainer:
         self.seconds = self.history[-1]["seconds"]
 
     def status(self) -> dict[str, Any]:
+        """What the run's record says: versions, seconds, what it was trained on, and which plugins had a part in it."""
         return {
             "versions": {**environment(self.device)},
             "seconds": round(self.seconds, 2),

@@ -1,4 +1,4 @@
-"""The augmentation studio without widgets: anchors, two views, and a replay with one parameter changed by hand."""
+"""The augmentation preview without widgets: anchors, two views, and a replay with one parameter changed by hand."""
 
 from __future__ import annotations
 

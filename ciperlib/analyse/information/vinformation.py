@@ -56,12 +56,15 @@ class Estimate:
         return -self.truth0
 
     def information(self) -> float:
+        """I, in nats: the mean of `terms`."""
         return float(self.terms().mean())
 
     def entropy(self) -> float:
+        """H(y|z), in nats: the mean of `nll`."""
         return float(self.nll().mean())
 
     def base_probabilities(self) -> Tensor:
+        """q0(y|z) of each row, [R, k]."""
         return self.base.exp()
 
 

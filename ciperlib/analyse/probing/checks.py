@@ -40,12 +40,14 @@ def inner_split(groups: Tensor, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def checked_regularisation(regularisation: Sequence[float]) -> tuple[float, ...]:
+    """Strengths as floats; ProbeError for none, or one that is not above 0."""
     if not len(regularisation) or not all(math.isfinite(strength) and strength > 0 for strength in regularisation):
         raise ProbeError(f"regularisation must be numbers above 0, not {regularisation}")
     return tuple(float(strength) for strength in regularisation)
 
 
 def check_pair(train: Features, test: Features) -> None:
+    """Raises ProbeError for parts of different encoders or sizes, or with a group in common."""
     if train.encoder_fingerprint != test.encoder_fingerprint or train.matrix.shape[1] != test.matrix.shape[1]:
         raise ProbeError(
             f"train and test features come from different encoders ({train.encoder_fingerprint}, "
@@ -67,6 +69,7 @@ def check_pair(train: Features, test: Features) -> None:
 
 
 def column_of(features: Features, factor: str) -> Tensor:
+    """A factor of features, [N]; ProbeError, with the nearest known name, where it is missing."""
     if factor not in features.factors:
         raise ProbeError(
             f"{features.name} ({features.split}) has no factor {factor!r}{nearest(factor, features.factors)}"
@@ -75,6 +78,7 @@ def column_of(features: Features, factor: str) -> Tensor:
 
 
 def categories_of(train: Features, test: Features, factor: str) -> Categories:
+    """The categories of a factor in both parts, numbered from 0; ProbeError where a probe could not know them."""
     check_pair(train, test)
     fitted, truth = column_of(train, factor), column_of(test, factor)
     if fitted.is_floating_point():

@@ -22,6 +22,8 @@ PALETTE = {
 
 
 class Part(NamedTuple):
+    """One solid of an object: its kind, place, size and colours."""
+
     kind: int  # index into SOLIDS
     centre: np.ndarray  # [3]
     axes: np.ndarray  # [3, 3], rows are the part's own axes
@@ -61,6 +63,7 @@ def tube(a, b, radius, colour) -> Part:
 
 
 def chain(points, radius, colour) -> list[Part]:
+    """Capsules from point to point: a handle."""
     return [tube(a, b, radius, colour) for a, b in pairwise(points)]
 
 
@@ -317,4 +320,5 @@ SESSIONS = {  # floor colours and pattern, wall colours and pattern, light from 
 
 
 def rgb(text: str) -> tuple[float, ...]:
+    """A colour as three floats in 0..1."""
     return tuple(int(text[i : i + 2], 16) / 255 for i in (0, 2, 4))

@@ -29,6 +29,8 @@ class Table(NamedTuple):
 
 
 class Scene(NamedTuple):
+    """The catalogue as tensors: all objects and sessions, ready to be rendered."""
+
     tables: tuple[Table, ...]  # one a kind
     height: Tensor  # [objects] of the point that the camera looks at
     footprint: Tensor  # [objects] horizontal radius
@@ -77,6 +79,7 @@ def _bound(part: Part) -> float:
 
 
 def make_table(kind: int, objects: Sequence[Sequence[Part]]) -> Table:
+    """The catalogue of solids as one table of numbers."""
     rows = [[part for part in parts if part.kind == kind] for parts in objects]
     slots = max(map(len, rows))
     used = torch.tensor([[i < len(row) for i in range(slots)] for row in rows])
@@ -95,6 +98,7 @@ def _surface(first: str, second: str, pattern: str) -> list[float]:
 
 @lru_cache
 def load_scene(device: torch.device) -> Scene:
+    """The scene on a device, made once."""
     fitted = [_fit(build(*row)) for build, _, rows in CATALOGUE.values() for row in rows]
     sessions = list(SESSIONS.values())
     floats = lambda values: torch.tensor(values, dtype=torch.float32, device=device)  # noqa: E731

@@ -12,10 +12,12 @@ from torch import Tensor
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
+    """The inner product of vectors [..., 3]."""
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 
 def nonzero(x: Tensor) -> Tensor:
+    """A number of the same sign that can be divided by."""
     return torch.where(x.abs() < 1e-9, 1e-9, x)
 
 
@@ -62,6 +64,7 @@ def _capsule(p: Tensor, d: Tensor, size: Tensor) -> Tensor:
 
 
 def unit(n: Tensor) -> Tensor:
+    """A vector [..., 3] of length 1."""
     return n / dot(n, n).clamp_min(1e-20).sqrt()
 
 

@@ -98,7 +98,7 @@ class Augmentation:
         """One view of each of the images at `index`.
 
         Args:
-            image_set: the images, and for dataset steps their partners.
+            image_set: the images, and for dataset steps their positives.
             index: int64 [B], the anchors.
             generator: of all random numbers. One on the CPU gives images on any device the same parameters; one on
                 the images' device saves the transfer.
@@ -125,7 +125,7 @@ class Augmentation:
         """Applies the image steps again: to the images at `view.source`, it gives the very pixels of `view.images`.
 
         Args:
-            images: [B, 3, H, W], uint8 or float in 0..1; after dataset steps the partners, not the anchors.
+            images: [B, 3, H, W], uint8 or float in 0..1; after dataset steps the positives, not the anchors.
             parameters: float32 [B, D], with the columns of `specs`.
 
         Returns:

@@ -14,6 +14,7 @@ ORDERS = tuple(permutations(range(4)))  # of the three blends and hue, numbered 
 
 
 def as_floats(images: Tensor, index: Tensor) -> Tensor:
+    """images[index] as float32 in 0..1, from uint8 or float [N, 3, H, W]."""
     images = images.index_select(0, index)  # four times as fast as images[index]
     return images.float().div_(255) if images.dtype == torch.uint8 else images.float()
 

@@ -12,7 +12,7 @@ from ciperlib.learn.augment.positives import PositivesError
 from ciperlib.registry import steps
 
 
-def exchanges(specs, first, second) -> list[Tensor]:
+def codes_apart(specs, first, second) -> list[Tensor]:
     """One-hot of the second's minus one-hot of the first's."""
     classes = int(specs[0].high) + 1
     codes = [F.one_hot(view["session"].long(), classes).float() for view in (first, second)]
@@ -25,7 +25,7 @@ def exchanges(specs, first, second) -> list[Tensor]:
     place=20,
     dataset=True,
     needs=("object", "session"),
-    difference=exchanges,
+    difference=codes_apart,
     answer=None,
 )
 class Session(DatasetStep):

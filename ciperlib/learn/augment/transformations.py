@@ -45,6 +45,7 @@ class Transformation:
 
     @property
     def m(self) -> int:
+        """How many levels there are."""
         return len(self.levels)
 
     def __call__(self, images: ImageSet, level: int) -> ImageSet:

@@ -29,6 +29,7 @@ class Encoder(nn.Module):
 
     @property
     def in_channels(self) -> int:
+        """Of the first layer: 5 with coordinates, 3 without."""
         return 5 if self.coordinates else 3
 
     def normalise_with(self, images: Tensor) -> None:

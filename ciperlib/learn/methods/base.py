@@ -62,9 +62,14 @@ class Objective(nn.Module):
         self.build_heads(self.encoder.representation_size, config, specs)
 
     def build_heads(self, inputs: int, config: Config, specs: Sequence[ParameterSpec]) -> None:
+        """Makes what stands on top of the encoder: `inputs` is the size of h, `specs` are a view's columns.
+
+        Each head is seeded by a name of its own (`seeded`), so that adding one changes no other.
+        """
         raise TypeError(f"{type(self).__name__} must say which heads it has")
 
     def forward(self, batch: Batch) -> Losses:
+        """The loss of a batch."""
         raise TypeError(f"{type(self).__name__} must say what its loss is")
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""What the parameters of views say, in the forms in which CIPER's kin ask for them."""
+"""What the parameters of views say, in the forms in which other methods than CIPER ask for them."""
 
 from __future__ import annotations
 

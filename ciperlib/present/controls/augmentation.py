@@ -27,7 +27,7 @@ class AugmentationPreview(Control):
     """Draw views, see the parameters that made them, and change one by hand.
 
     Args:
-        images: the anchors are the first of them; dataset steps look for partners in all.
+        images: the anchors are the first of them; dataset steps look for positives in all.
         augmentations: the steps that are on at first.
         seed: of the first draw.
         static: where plotly's widget cannot load.

@@ -95,6 +95,7 @@ class AlphaExplorer(Control):
         self.say(" ".join(damaged), warning=bool(damaged))
 
     def type_alpha(self) -> None:
+        """Takes an alpha that was typed, if the zoo has it; says so where it has not."""
         text = f"{self.typed.value:g}"
         if text not in self.alpha.options:
             explorer.find_encoder(self.typed.value, self.views.value, "ciper", int(self._at(self.seed)))

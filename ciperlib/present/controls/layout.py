@@ -15,7 +15,7 @@ from ciperlib.present.pictures import add_trail, as_png, plot_layouts
 ANGLES = ("azimuth", "elevation")
 
 
-class EmbeddingExplorer(Control):
+class LayoutExplorer(Control):
     """An embedding to be walked through: a point that is pointed at shows its image, one that is clicked its orbit; the
     slider and the button do the same from the keyboard.
 
