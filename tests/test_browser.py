@@ -392,7 +392,7 @@ def nasty_notebook():
         "setup(interactive)\n"
         "drawing._session = drawing._Session(tries=drawing.TRIES, said=True)  # figures are drawn by the page",
         "ProbeResult(NASTY, NASTY, .5, .4, .6, 9, 3, .3, NASTY, NASTY, baselines={NASTY: .1})",
-        "row = dict(encoder=NASTY, method='yours', factor=NASTY, metric=NASTY, seed=0, value=.5, low=.4, high=.6)\n"
+        "row = dict(encoder=NASTY, method='external', factor=NASTY, metric=NASTY, seed=0, value=.5, low=.4, high=.6)\n"
         "save_figure(plot_scores(pd.DataFrame([row]), [NASTY], baselines={NASTY: {NASTY: .2}}), 'scores', NASTY)",
         "images = load_images('turntable', 'test', size=60)\n"
         "save_figure(plot_images(images.images[:4], [NASTY] * 4), 'images', NASTY)",

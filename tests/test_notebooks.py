@@ -23,7 +23,7 @@ ELSEWHERE = {  # an encoder that joins the notebook's own, and what is said of i
     "03_saliency": ("timm/resnet10t", ("accuracy", "map on the object", "occlusion on the object")),
     "04_embeddings": ("{run}", ("kept, PaCMAP", "trustworthiness, PCA", "order in h")),
     "05_explaining_away": ("torchvision/resnet18", ("value_nats", "forward_mlp_nats", "level_entropy_nats")),
-    "08_equivariance": ("timm/resnet10t", ("invariance_error", "decodable", "gain")),
+    "08_equivariance": ("timm/resnet10t", ("invariance_error", "decodable", "r2_gain")),
     "09_splitting_the_representation": ("torchvision/resnet18", ("object", "invariance_error")),
 }
 
@@ -74,7 +74,7 @@ def smoke(tmp_path_factory):
 def test_an_encoder_from_elsewhere_enters_every_analysis(smoke, stem):
     metrics = smoke[stem].metrics
     for measure in ELSEWHERE[stem][1]:
-        found = [value for name, value in metrics.items() if name.startswith(f"{measure}: yours")]
+        found = [value for name, value in metrics.items() if name.startswith(f"{measure}: external")]
         assert found
         assert all(map(math.isfinite, found))
 

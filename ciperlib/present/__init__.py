@@ -1,1 +1,1 @@
-"""Numbers to people: figures, notebooks, batches."""
+"""Numbers to people: figures, controls, notebooks."""
