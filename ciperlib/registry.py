@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any, Generic, TypeVar
 
 from ciperlib.errors import nearest
@@ -84,6 +85,7 @@ class Entry:
         place: where it stands in lists; after that by name.
         options: choices of its own by name, read as `config.option(name)`.
         recipe: raised when its behaviour changes for the same choices; in a run's name where it is above 1.
+        package: that it needs and that nothing else does; who lacks it is told when the entry is used.
         file: that defines it, where that is none of the library's: a plugin, or a notebook's cell.
         digest: of that file as it was read; it is in the record of each run that the entry had a part in.
     """
@@ -95,8 +97,19 @@ class Entry:
     place: int = 100
     options: Mapping[str, Option] = field(default_factory=dict)
     recipe: int = 1
+    package: str = ""
     file: str = ""
     digest: str = ""
+
+    def __call__(self, *arguments: Any, **choices: Any) -> Any:
+        """What it builds.
+
+        Raises:
+            RegistryError: its package is not installed.
+        """
+        if self.package and find_spec(self.package) is None:
+            raise RegistryError(f"{self.name!r} needs the package {self.package}: pip install {self.package}")
+        return self.build(*arguments, **choices)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,7 +196,8 @@ class Method(Entry):
 
     Attributes:
         colour: in figures, "#RRGGBB".
-        alpha: its own weight of what is predicted; None where nothing is weighed.
+        alpha: its own weight of what is predicted; None where nothing is weighed. To be said in any case: if it were
+            forgotten, what is predicted would be weighed by 0.
         at_zero: the method that it is with alpha 0; None where that would be nobody's.
         invariant_share: of h, where it divides h into an invariant and an equivariant part; else 0.
         check: raises ConfigError for a config that cannot work with it.
@@ -194,7 +208,7 @@ class Method(Entry):
     """
 
     colour: str
-    alpha: float | None = None
+    alpha: float | None
     at_zero: str | None = None
     invariant_share: float = 0.0
     check: Callable[[Any], None] | None = None

@@ -319,10 +319,11 @@ class Mine(ImageStep):
 
 @pytest.mark.parametrize(("text", "words"), [
     ("1 / 0", "line 1: ZeroDivisionError"), ("def", "SyntaxError"), ("import nothing_there", "No module named"),
-    ('from ciperlib.registry import methods\nmethods.register("ciper", label="x", colour="#000000")(object)',
+    ('from ciperlib.registry import methods\n'
+     'methods.register("ciper", label="x", colour="#000000", alpha=None)(object)',
      "there is a method 'ciper' already, of ciperlib"),
     ('from ciperlib.registry import methods\n'
-     'for build in (dict, list):\n    methods.register("mine", label="x", colour="#000000")(build)',
+     'for build in (dict, list):\n    methods.register("mine", label="x", colour="#000000", alpha=None)(build)',
      "there is a method 'mine' already"),
     (STEP.format(facts="", arguments=""), "step 'mine': .*difference"),
     (STEP.format(facts='difference=shares, options={"mine_x": Option(1.0, "x")}', arguments=""),

@@ -63,7 +63,9 @@ def test_whatever_a_new_entry_reads_no_shipped_run_is_renamed(monkeypatch):
     assert len(configs) >= 123
     before = [Config.from_parameters(**config).name for config in configs]
     new = {"label": "x", "reads": tuple(OWNED), "recipe": 7, "options": {"own": Option(1, "x")}}
-    monkeypatch.setitem(methods._entries, "mine", Method(name="mine", build=Objective, colour="#000000", **new))
+    monkeypatch.setitem(
+        methods._entries, "mine", Method(name="mine", build=Objective, colour="#000000", alpha=None, **new)
+    )
     monkeypatch.setitem(architectures._entries, "mine", Architecture(name="mine", build=Objective, **new))
     assert [Config.from_parameters(**config).name for config in configs] == before
     assert Config(method="mine").name != Config(method="mine", orthogonality="sample").name  # and its own count
@@ -82,7 +84,7 @@ def test_a_choice_counts_only_with_the_step_that_reads_it():
 
 
 def facts(**changed):
-    return {"label": "x", "colour": "#000000", **changed}
+    return {"label": "x", "colour": "#000000", "alpha": None, **changed}
 
 
 @pytest.fixture
@@ -94,6 +96,8 @@ def registry():
 def test_a_forgotten_fact_or_an_unknown_one_is_said_where_the_thing_is_defined(registry):
     with pytest.raises(RegistryError, match=r"method 'mine': .*colour"):
         registry.register("mine", label="x")(Objective)
+    with pytest.raises(RegistryError, match=r"method 'mine': .*alpha"):
+        registry.register("mine", label="x", colour="#000000")(Objective)
     with pytest.raises(RegistryError, match=r"method 'mine': .*colur"):
         registry.register("mine", **facts(colur="#000000"))(Objective)
     with pytest.raises(RegistryError, match=r"method 'mine' reads 'temprature', no choice.*'temperature'"):
@@ -101,6 +105,13 @@ def test_a_forgotten_fact_or_an_unknown_one_is_said_where_the_thing_is_defined(r
     with pytest.raises(RegistryError, match="reads 'width', which counts in every name"):
         registry.register("mine", **facts(reads=("width",)))(Objective)
     assert "mine" not in registry
+
+
+def test_a_package_that_is_missing_is_named_when_the_entry_is_used(registry):
+    registry.register("mine", **facts(package="nothing_of_this_name"))(Objective)
+    with pytest.raises(RegistryError, match="'mine' needs the package nothing_of_this_name: pip install"):
+        registry["mine"](Config(), ())
+    assert architectures["vit_tiny"].package == "timm"
 
 
 def test_a_name_is_taken_once_and_a_cell_that_is_run_again_replaces_its_own(registry):

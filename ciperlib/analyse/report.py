@@ -176,7 +176,7 @@ def make_report(
     for measure in measures.values():
         if set(measure.needs) <= images.test.factors.keys():
             tell(measure.label)
-            if (found := measure.build(encoder, images)) is not None:
+            if (found := measure(encoder, images)) is not None:
                 further[measure.name] = _as_numbers(found)
     seen = {"images": images.images, "pixels": images.pixels, "measures": further, "gap": gap}
     return Report(name, config, to_metrics(results), asdict(synergy), layout.points, as_bytes(maps[:, 0]).cpu(), **seen)

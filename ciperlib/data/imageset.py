@@ -205,7 +205,7 @@ def load_images(
         raise DataError(f"size must be a whole number of at least 1, not {size!r}")
     if not _is_whole(image_size, 1, LARGEST):
         raise DataError(f"image_size must be a whole number from 1 to {LARGEST}, not {image_size!r}")
-    return datasets[kind].build(name, split, size=size, image_size=image_size, root=root).to(device)
+    return datasets[kind](name, split, size=size, image_size=image_size, root=root).to(device)
 
 
 def _is_whole(number: object, low: int, high: float = math.inf) -> bool:

@@ -1,7 +1,5 @@
 """timm's ConvNeXt, made small: a stem of 2x2 patches, and stages as wide as the config says."""
 
-from timm.models.convnext import ConvNeXt
-
 from ciperlib.config import ConfigError
 from ciperlib.learn.encoders.base import Encoder
 from ciperlib.registry import Option, architectures, methods
@@ -13,6 +11,8 @@ class SmallConvNeXt(Encoder):
     """float [B, 3, H, W] in 0..1 -> h [B, 8 * width]."""
 
     def __init__(self, config):
+        from timm.models.convnext import ConvNeXt  # only who chooses it needs timm
+
         super().__init__(config.coordinates)
         self.representation_size = 8 * config.width
         self.network = ConvNeXt(
@@ -32,7 +32,7 @@ def check_side(config):
 
 
 @architectures.register(
-    "convnext", label="ConvNeXt", check=check_side,
+    "convnext", label="ConvNeXt", check=check_side, package="timm",
     options={"convnext_depth": Option(1, "blocks of the third stage", low=1, high=9)},
 )  # fmt: skip
 def make_convnext(config):

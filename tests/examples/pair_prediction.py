@@ -10,7 +10,7 @@ from ciperlib.learn.seeds import seeded
 from ciperlib.registry import methods
 
 
-@methods.register("pair_prediction", label="pair prediction", colour="#661100", reads=("predictor_width",))
+@methods.register("pair_prediction", label="pair prediction", colour="#661100", alpha=None, reads=("predictor_width",))
 class PairPrediction(Objective):
     """What was done to the first view and to the second, from [h1, h2]; nothing else is asked."""
 

@@ -16,7 +16,7 @@ def vicreg_loss(z1, z2, invariance: float = 25.0, variance: float = 25.0):
 
 
 @methods.register(
-    "vicreg", label="VICReg", colour="#117733", reads=("projector_width",),
+    "vicreg", label="VICReg", colour="#117733", alpha=None, reads=("projector_width",),
     options={"vicreg_invariance": Option(25.0, "weight of the two embeddings' distance", low=0.0, high=1000.0)},
 )  # fmt: skip
 class VICReg(Objective):

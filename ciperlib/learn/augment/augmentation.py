@@ -75,7 +75,7 @@ class Augmentation:
         made = {}
         for step in self.steps:
             own = {choice: value for choice, value in choices.items() if choice in keywords[step]}
-            made[step] = known_steps[step].build(**own)
+            made[step] = known_steps[step](**own)
         self.dataset_steps: dict[str, DatasetStep] = {s: made[s] for s in self.steps if known_steps[s].dataset}
         self.image_steps: dict[str, ImageStep] = {s: made[s] for s in self.steps if s not in self.dataset_steps}
         self.colours_first = order == "reversed"

@@ -120,7 +120,7 @@ def make_transformation(name: str) -> Transformation:
     """
     if name not in transformations:
         raise ConfigError(f"there is no transformation {name!r}{nearest(name, transformations)}")
-    return transformations[name].build()
+    return transformations[name]()
 
 
 def jigsaw(images: Tensor, level: int) -> Tensor:

@@ -20,7 +20,7 @@ def make_encoder(config: Config) -> Encoder:
         torch.Size([2, 64])
     """
     with seeded(config.seed, "encoder"):
-        return architectures[config.architecture].build(config)
+        return architectures[config.architecture](config)
 
 
 for found in iter_modules(__path__):

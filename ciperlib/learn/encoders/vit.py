@@ -49,7 +49,7 @@ def check_patches(config: Config) -> None:
         )
 
 
-@architectures.register("vit_tiny", label="ViT", check=check_patches, place=50)
+@architectures.register("vit_tiny", label="ViT", check=check_patches, package="timm", place=50)
 def make_vit(config: Config) -> ViT:
     """A vision transformer of twelve layers."""
     return ViT(config.image_size, config.width, config.coordinates)

@@ -15,7 +15,7 @@ from ciperlib.registry import methods
 def make_objective(config: Config, specs: Sequence[ParameterSpec], categories: int = 0) -> Objective:
     """The config's objective with fresh weights, for an augmentation with these parameter specs and images of so many
     categories (0: not known)."""
-    return methods[config.method].build(config, specs, categories)
+    return methods[config.method](config, specs, categories)
 
 
 for found in iter_modules(__path__):

@@ -7,7 +7,7 @@ from ciperlib.learn.methods.heads import PredictiveHead
 from ciperlib.registry import PREDICTION, methods
 
 
-@methods.register("predictive", label="predictive", colour="#E69F00", reads=PREDICTION, place=30)
+@methods.register("predictive", label="predictive", colour="#E69F00", alpha=None, reads=PREDICTION, place=30)
 class Predictive(Objective):
     """Prediction of the parameters alone: the paper's "Predictive" row."""
 

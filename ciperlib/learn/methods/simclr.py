@@ -9,7 +9,7 @@ from ciperlib.learn.methods.heads import ContrastiveHead
 from ciperlib.registry import CONTRAST, methods
 
 
-@methods.register("simclr", label="SimCLR", colour="#0072B2", reads=CONTRAST, place=20)
+@methods.register("simclr", label="SimCLR", colour="#0072B2", alpha=None, reads=CONTRAST, place=20)
 class SimCLR(Objective):
     """Contrast alone (arXiv 2002.05709). The anchor is not passed."""
 
@@ -21,7 +21,9 @@ class SimCLR(Objective):
         return Losses(loss, {"contrastive": loss})
 
 
-@methods.register("simclr_clean_pass", label="SimCLR + clean pass", colour="#56B4E9", reads=CONTRAST, place=40)
+@methods.register(
+    "simclr_clean_pass", label="SimCLR + clean pass", colour="#56B4E9", alpha=None, reads=CONTRAST, place=40
+)
 class SimCLRCleanPass(SimCLR):
     """CIPER's control: SimCLR whose encoder also sees the anchor in train mode, without a loss.
 

@@ -47,7 +47,7 @@ def check_images(config: Config) -> None:
 
 
 @methods.register(
-    "transformation_prediction", label="transformation prediction", colour="#009E73", needs_views=False,
+    "transformation_prediction", label="transformation prediction", colour="#009E73", alpha=None, needs_views=False,
     reads=("transformation", "class_information", "predictor_width"), check=check_images, title=name_parts, place=800,
 )  # fmt: skip
 class TransformationPrediction(Objective):

@@ -6,7 +6,9 @@ from ciperlib.learn.methods.base import Objective
 from ciperlib.registry import methods
 
 
-@methods.register("random", label="random encoder", colour="#777777", trained=False, needs_views=False, place=900)
+@methods.register(
+    "random", label="random encoder", colour="#777777", alpha=None, trained=False, needs_views=False, place=900
+)
 class Random(Objective):
     """The baseline: an encoder as it was born. It is never trained."""
 
