@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import linecache
 import re
@@ -56,7 +57,9 @@ def load_plugin(path: str | Path) -> None:
     digest = sha256(file)
     if _LOADED.get(file) == digest:
         return
-    name = "ciper_plugin_" + re.sub(r"\W", "_", file.stem)
+    # a name of the place's own: what another file of this name registers is not taken for this one's
+    place = hashlib.sha256(str(file).encode()).hexdigest()[:8]
+    name = f"ciper_plugin_{re.sub(r'[^a-zA-Z0-9]', '_', file.stem)}_{place}"
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
         raise PluginError(f"plugin={str(path)!r} is no Python file")

@@ -266,7 +266,7 @@ class Registry(Mapping[str, E], Generic[E]):
                 raise RegistryError(f"{self.kind} {name!r}: {wrong}") from None
             self._check_choices(entry)
             self._check_options(entry)
-            known = self._entries.get(name)
+            known = (self._loaded() if entry.digest else self._entries).get(name)
             if known is not None and _source(known.build) != _source(build):
                 raise RegistryError(f"there is a {self.kind} {name!r} already, of {_source(known.build)[0]}")
             self._entries[name] = entry

@@ -343,6 +343,13 @@ def test_a_plugin_that_cannot_be_leaves_nothing_behind(text, words, tmp_path):
     assert [registry.entries() for registry in REGISTRIES] == before
 
 
+def test_files_of_one_name_do_not_replace_each_other(load, tmp_path):
+    load("vicreg")
+    other = Path(shutil.copy(EXAMPLES / "vicreg.py", tmp_path / "vicreg.py"))
+    with pytest.raises(PluginError, match=r"there is a method 'vicreg' already|has an option 'vicreg_invariance'"):
+        load_plugin(other)
+
+
 def test_a_missing_plugin_is_refused(tmp_path, capsys):
     for path in (tmp_path / "none.py", tmp_path):
         with pytest.raises(PluginError, match="there is no such file"):
