@@ -119,6 +119,8 @@ def test_rendered_images_are_rendered_anew_and_others_are_refused(noise_images):
     assert torch.equal(same.masks, images.masks)
     turned = images.subset(slice(2, 5)).rerender(azimuth=images.factors["azimuth"][2:5] + 1)
     assert not torch.equal(turned.images, images.images[2:5])
+    assert torch.equal(turned.factors["azimuth"], images.factors["azimuth"][2:5] + 1)
+    assert torch.equal(turned.rerender().images, turned.images)  # as they are turned now
     back = turned.rerender(azimuth=images.factors["azimuth"][2:5], image_size=32)
     assert torch.equal(back.images, load_images("turntable", "test", size=6, image_size=32).images[2:5])
     assert torch.equal(turned.factors["object"], images.factors["object"][2:5])
