@@ -139,7 +139,7 @@ def zoo_command(options: argparse.Namespace) -> None:
     shows; several of these commands share the training."""
     from ciperlib.analyse.report import BASELINES_FILE, EvaluationImages, file_of, measure_baselines, reported
     from ciperlib.learn.devices import find_device
-    from ciperlib.learn.runs import RunBusyError
+    from ciperlib.learn.locks import RunBusyError
     from ciperlib.learn.zoo import zoo_grid, zoo_root
 
     find_device(options.device)

@@ -19,7 +19,8 @@ import ciperlib.learn.training as training
 from ciperlib.config import Config
 from ciperlib.data.imageset import DataError, load_images
 from ciperlib.learn.devices import DeviceError
-from ciperlib.learn.runs import ENCODER, HEADS, STATE, STATUS, RunError, load_run, locked, read_state
+from ciperlib.learn.locks import locked
+from ciperlib.learn.runs import ENCODER, HEADS, STATE, STATUS, RunError, load_run, read_state
 from ciperlib.learn.training import TrainingError, fit
 
 KILLS = 4  # `make prove` takes forty more

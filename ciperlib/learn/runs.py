@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import lzma
-import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,6 @@ from ciperlib.config import Config, ConfigError, nearest
 from ciperlib.data.imageset import DataError, TrainedOn
 from ciperlib.files import (
     SealError,
-    lock,
     place,
     read_sealed,
     sha256,
@@ -42,7 +40,6 @@ PACKED = ENCODER + ".xz"  # in the zoo; `xz -d` gives the plain file
 # Of what was shipped before files had seals of their own: a table beside the runs, "RUN/FILE" -> SHA-256.
 DIGESTS = "digests.json"
 UNSEALED = {"compute", "files", "seconds", "trained_on", "training_ids", "versions"}  # what such a status holds
-POLL_SECONDS = 0.2
 # Numbers of two bytes, of which only the one with the exponent repeats itself: the packer keeps a statistic for each.
 _XZ = [{"id": lzma.FILTER_LZMA2, "preset": 9, "lc": 0, "lp": 1, "pb": 1}]
 
@@ -53,10 +50,6 @@ class RunError(Exception):
 
 class PluginRunError(RunError):
     """A run of a user's own code that is not loaded, or is another version."""
-
-
-class RunBusyError(RunError):
-    """Another process is training this run."""
 
 
 @dataclass(frozen=True)
@@ -238,7 +231,7 @@ def find_runs(root: str | Path | None = None, **choices: Any) -> list[Run]:
 
 def begin_run(folder: Path, config: Config) -> None:
     """Writes the config of a training that begins (or goes on), and tidies what a killed one left half-written."""
-    with _writing(folder):
+    with writing(folder):
         there = {path.name for path in folder.iterdir() if path.suffix != ".part"}
         if CONFIG not in there and there - {".lock", STATE}:
             raise RunError(f"{folder} is no run's folder ({', '.join(sorted(there)[:3])}); choose another place")
@@ -253,7 +246,7 @@ def write_run(folder: Path, tensors: dict[str, dict[str, Tensor]], history: pd.D
     Args:
         tensors: file name -> name -> tensor; a name that ends in .xz is packed, without loss.
     """
-    with _writing(folder):
+    with writing(folder):
         for name, content in tensors.items():
             file = _safetensors(content)
             write_atomically(folder / name, lzma.compress(file, filters=_XZ) if name.endswith(".xz") else file)
@@ -265,7 +258,7 @@ def write_run(folder: Path, tensors: dict[str, dict[str, Tensor]], history: pd.D
 def write_state(folder: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
     """Everything needed to carry on, as one file with its own checksum, so that no two parts of it can disagree."""
     text = json.dumps({**metadata, "run": folder.name})
-    with _writing(folder):
+    with writing(folder):
         seal = _digest(tensors, text)
         write_atomically(folder / STATE, _safetensors(tensors, {"state": text, "sha256": seal}))
 
@@ -305,37 +298,13 @@ def _digest(tensors: dict[str, Tensor], text: str) -> str:
 
 
 @contextmanager
-def _writing(folder: Path) -> Iterator[None]:
+def writing(folder: Path) -> Iterator[None]:
+    """What goes wrong with the disk inside is a RunError that says what to do."""
     try:
         yield
     except OSError as error:
         message = f"cannot write in {folder}: {error.strerror}; free some space, or choose another folder of runs"
         raise RunError(message) from error
-
-
-@contextmanager
-def locked(folder: Path, wait: bool = False) -> Iterator[None]:
-    """Holds the run's folder against other processes; the lock goes with the process, however that ends.
-
-    Raises:
-        RunBusyError: another process holds it, and nobody waits.
-    """
-    message = f"{folder.name} is being trained by another process; wait for it, or stop it"
-    told: list[str] = []
-
-    def waits() -> None:
-        if not told:
-            told.append(message)
-            print(message, flush=True)
-        time.sleep(POLL_SECONDS)
-
-    with ExitStack() as stack:
-        with _writing(folder):
-            try:
-                stack.enter_context(lock(folder / ".lock", waits if wait else None))
-            except BlockingIOError as error:
-                raise RunBusyError(message) from error
-        yield
 
 
 def _safetensors(tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:

@@ -20,6 +20,7 @@ from ciperlib.data.imageset import ImageSet, TrainedOn, load_images
 from ciperlib.learn.augment import View, make_augmentation
 from ciperlib.learn.devices import environment, find_device, has_fast_bf16, memory_format
 from ciperlib.learn.encoders.base import Encoder
+from ciperlib.learn.locks import locked
 from ciperlib.learn.methods import make_objective
 from ciperlib.learn.methods.base import Batch, Objective
 from ciperlib.learn.parallel import processes, rank, wait_for_all, world_size
@@ -32,7 +33,6 @@ from ciperlib.learn.runs import (
     Run,
     begin_run,
     load_run,
-    locked,
     read_state,
     runs_root,
     write_run,
