@@ -41,7 +41,7 @@ def prove(share: float, seed: int) -> dict[str, Any]:
     for case in draw(cases, share, seed):
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / "precious.txt").write_text(PRECIOUS)
-            wrong = case.verdict_of(case.run(Path(folder)))
+            wrong = case.judge(case.run(Path(folder)))
             if (Path(folder) / "precious.txt").read_text() != PRECIOUS:
                 wrong = "a file of somebody else's was changed"
         if wrong:
