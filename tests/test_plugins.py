@@ -15,7 +15,7 @@ from test_registry import Spy
 
 from ciperlib import plugin
 from ciperlib.__main__ import main
-from ciperlib.analyse.probing.tables import probe_run
+from ciperlib.analyse.probing.tables import probe_run, to_table
 from ciperlib.analyse.report import EvaluationImages, ReportError, read_or_make, report_run
 from ciperlib.batch.sweep import make_tasks, sweep
 from ciperlib.config import Config, ConfigError, profile_parameters
@@ -32,7 +32,7 @@ from ciperlib.plugin import PluginError, load_plugin
 from ciperlib.present.controls import AugmentationPreview, TrainYourOwn
 from ciperlib.present.explorer import describe, plot_report
 from ciperlib.present.labels import colour_of, label
-from ciperlib.present.plotting import plot_history
+from ciperlib.present.plotting import plot_history, plot_scores
 from ciperlib.registry import REGISTRIES, architectures, measures, methods, steps
 
 EXAMPLES = Path(__file__).parent / "examples"
@@ -132,7 +132,10 @@ def test_cifar_100_s_official_files(load, tmp_path):
     run = fit(config, tmp_path / "runs", data_root=tmp_path, progress="none")
     assert run.config.content  # no checksum fixes these files: what was read is in the name
     images = [load_images("cifar100", split, root=tmp_path) for split in ("train", "test")]
-    assert set(probe_run(run, *images)) == {"category", "superclass"}
+    results = probe_run(run, *images)
+    assert set(results) == {"category", "superclass"}
+    table = to_table(results, encoder=label(run.config), method=run.config.method, seed=0)
+    assert len(plot_scores(table, ["category", "superclass"]).data)
     with pytest.raises(ConfigError, match="pose needs images with the factors object and azimuth"):
         Config(dataset="cifar100", augmentations="pose")
     with pytest.raises(ConfigError, match="'cifar100', whose azimuth is not known"):
@@ -145,6 +148,7 @@ def test_a_network_of_timm_s(load, tmp_path, method):
     choices = {"method": method, "architecture": "convnext", "options": "convnext_depth=2", "image_size": 64}
     config = Config(**{**SMALL, "train_size": 100, "epochs": 1, **choices})
     run = fit(config, tmp_path, progress="none")
+    assert len(plot_history({method: run.history}).data)
     encoder = run.load_encoder()
     assert encoder(torch.rand(2, 3, 64, 64)).shape == (2, 64)
     with pytest.raises(ConfigError, match="does not go with architecture='convnext'"):
