@@ -17,6 +17,7 @@ from ciperlib.analyse.report import (
     as_layout,
     file_of,
     load_report,
+    make_report,
     read_baselines,
     read_or_make,
     read_report,
@@ -26,9 +27,11 @@ from ciperlib.analyse.report import (
 )
 from ciperlib.config import Config
 from ciperlib.files import project_root, read_sealed
+from ciperlib.learn.encoders import make_encoder
 from ciperlib.learn.runs import DIGESTS, load_run
 from ciperlib.learn.training import fit
 from ciperlib.learn.zoo import find_run, zoo_root
+from ciperlib.present.explorer import describe
 
 
 @pytest.fixture(scope="module")
@@ -220,3 +223,16 @@ def test_the_zoo_makes_what_is_missing_of_reports_and_baselines(small, tmp_path,
     run = load_run(tmp_path / source.name)
     assert read_report(run.folder, run.config).synergy["levels"] == 4
     assert read_sealed(tmp_path / "baselines.json") == ({"pixels": {"synergy": 0.1}}, True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("choices", [{"architecture": "vit_tiny", "width": 8}, {"architecture": "vmamba", "width": 4},
+                                     {"norm": "group", "width": 8}])  # fmt: skip
+def test_a_network_that_fullgrad_is_not_exact_for_has_a_report_that_says_so(small, choices):
+    evaluation, *_ = small
+    encoder = make_encoder(Config(**choices)).eval()
+    own = make_report(encoder, "mine", evaluation)
+    assert 0 < own.gap < 1
+    assert f"its terms miss the output by {own.gap:.0%}" in describe(own)
+    assert "approximation" not in describe(load_report(reported()[0]))
+    assert own.maps.amax((1, 2)).eq(255).all()
