@@ -12,6 +12,7 @@ from typing import Any
 
 from ciperlib.config import DEFAULT_PROFILE, Config, ConfigError, profile_parameters
 from ciperlib.files import project_root, write_sealed
+from ciperlib.plugin import load_plugin
 from ciperlib.registry import datasets
 
 MOST_VALUES = 100_000  # of one parameter of a grid
@@ -29,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     try:
+        load_plugin(getattr(options, "plugin", ""))
         options.command(options)
     except OSError as error:
         print(f"ciperlib: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
@@ -46,9 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def fit_command(options: argparse.Namespace) -> None:
     from ciperlib.learn.training import fit
-    from ciperlib.plugin import load_plugin
 
-    load_plugin(options.plugin)
     texts = {f.name for f in fields(Config) if f.type.startswith(("str", "tuple"))}
     parameters = {**profile_parameters(options.profile, "config"), **_parameters(options.p, texts)}
     config = Config.from_parameters(**parameters)
@@ -62,9 +62,7 @@ def probe_command(options: argparse.Namespace) -> None:
     from ciperlib.learn.devices import find_device
     from ciperlib.learn.runs import METRICS
     from ciperlib.learn.zoo import zoo_root
-    from ciperlib.plugin import load_plugin
 
-    load_plugin(options.plugin)
     run = _find(options.run)
     config = run.config
     sizes = {"image_size": config.image_size, "root": options.data, "device": find_device(options.device)}
@@ -191,9 +189,7 @@ def _report(config: Config, root: Path, evaluation, wanted: bool) -> bool:
 
 def data_command(options: argparse.Namespace) -> None:
     from ciperlib.data import load_images
-    from ciperlib.plugin import load_plugin
 
-    load_plugin(options.plugin)
     for split in ("train", "test"):
         images = load_images(options.name, split, root=options.data)
         size = "x".join(map(str, images.images.shape[2:]))

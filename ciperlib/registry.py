@@ -231,6 +231,10 @@ class Measure(Entry):
     needs: tuple[str, ...] = ()
     digits: int = 2
 
+    def __post_init__(self) -> None:
+        if self.reads or self.options:
+            raise RegistryError(f"measure {self.name!r}: a measure is given an encoder and images, and no choices")
+
 
 E = TypeVar("E", bound=Entry)
 

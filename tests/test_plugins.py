@@ -33,7 +33,7 @@ from ciperlib.present.controls import AugmentationPreview, TrainYourOwn
 from ciperlib.present.explorer import describe, plot_report
 from ciperlib.present.labels import colour_of, label
 from ciperlib.present.plotting import plot_history, plot_scores
-from ciperlib.registry import REGISTRIES, architectures, measures, methods, steps
+from ciperlib.registry import REGISTRIES, Option, RegistryError, architectures, measures, methods, steps
 
 EXAMPLES = Path(__file__).parent / "examples"
 SMALL = {name: value for name, value in TINY.items() if name != "train_size"}
@@ -201,11 +201,13 @@ def test_a_measure_shows_in_a_report(load, tmp_path):
     report = read_or_make(run, EvaluationImages(train_size=200, test_size=120))
     share = report.measures["same_neighbour"]
     assert 0 <= share["low"] <= share["value"] <= share["high"] <= 1
-    expected = f"nearest image has the same object: {share['value']:.2f} [{share['low']:.2f}, {share['high']:.2f}]."
+    expected = f"Nearest image has the same object: {share['value']:.2f} [{share['low']:.2f}, {share['high']:.2f}]."
     assert expected in describe(report)
-    assert "effective dimensions (RankMe): " in describe(report)
+    assert "Effective dimensions (RankMe): " in describe(report)
     assert len(plot_report(report).data)
     measures.register("same_neighbour_twice", label="x")(lambda encoder, images: (1.0, 2.0))
+    with pytest.raises(RegistryError, match="no choices"):
+        measures.register("chosen", label="x", options={"chosen_x": Option(1, "x")})(len)
     with pytest.raises(ReportError, match="must give a finite number"):
         report_run(run, EvaluationImages(train_size=200, test_size=120))
 

@@ -138,8 +138,11 @@ def describe(report: Report) -> str:
 
 def _further(report: Report) -> str:
     """What else was measured, and what is only nearly so."""
-    said = [f" {measures[name].label if name in measures else name}: {_shown(name, found)}."
-            for name, found in report.measures.items()]  # fmt: skip
+    called = {name: measures[name].label if name in measures else name for name in report.measures}
+    said = [
+        f" {called[name][:1].upper()}{called[name][1:]}: {_shown(name, found)}."
+        for name, found in report.measures.items()
+    ]
     if report.gap:
         said.append(f" FullGrad's map is an approximation here: its terms miss the output by {report.gap:.0%}.")
     return "".join(said)

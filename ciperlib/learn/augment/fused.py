@@ -12,12 +12,7 @@ from ciperlib.learn.augment.pixels import as_floats, centres, grayscale, jitter,
 
 
 class FusedStep(ImageStep):
-    """A step that says what is drawn, and leaves its pixels to `apply_fused`."""
-
-    def apply(self, images, parameters):
-        index, out = torch.arange(len(images), device=images.device), torch.empty(images.shape, device=images.device)
-        apply_fused({type(self).__name__.lower()}, images, index, parameters, out)
-        return out
+    """A step that says what is drawn; what it does to pixels `apply_fused` does, with the others."""
 
 
 def apply_fused(
