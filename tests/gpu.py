@@ -236,7 +236,8 @@ def measure_training(here: Here, method: str, batch: int) -> dict:
 
 
 def measure_compiled(here: Here, method: str, batch: int) -> dict:
-    """Epochs with the objective compiled, which must come to the same loss, against those without."""
+    """Epochs with the objective compiled, which must come to the same loss, against those without. Whether it is the
+    faster one is the question; training does not compile."""
     torch.compiler.reset()
     eager, compiled = (make_trainer(here, method, batch) for _ in range(2))
     backend = "eager" if here.rehearsal else "inductor"  # which on a CPU takes minutes
@@ -246,7 +247,7 @@ def measure_compiled(here: Here, method: str, batch: int) -> dict:
     about = {"first_epoch_seconds": time.perf_counter() - start, "backend": backend}
     off = abs(loss / eager.train_epoch()["total"] - 1)
     found = against(here, len(eager.images), compiled.train_epoch, "eager", eager.train_epoch)
-    return {**found, **about, "ok": found["ok"] and off <= 1e-2, "relative_gap_of_loss": off}
+    return {**found, **about, "ok": off <= 1e-2, "relative_gap_of_loss": off}
 
 
 def measure_renderer(here: Here) -> dict:
