@@ -83,13 +83,19 @@ def probe_command(options: argparse.Namespace) -> None:
 
 
 def run_command(options: argparse.Namespace) -> None:
-    from ciperlib.batch.runner import publish, run, text_parameters
+    from ciperlib.batch.pages import Neighbours
+    from ciperlib.batch.runner import INDEX, page_of, publish, run, text_parameters
 
-    records = []
+    asked = []
     for notebook in options.notebook:
         texts = text_parameters(Path(notebook)) if options.p else ()
-        values = {**_parameters(options.p, texts), **options.values}
-        record = run(notebook, values, profile=options.profile, output=options.output)
+        asked.append((notebook, {**_parameters(options.p, texts), **options.values}))
+    pages = ["", *(page_of(notebook, values, options.profile) for notebook, values in asked), ""]
+    records = []
+    for number, (notebook, values) in enumerate(asked):
+        ways = Neighbours(INDEX if options.publish else "", pages[number], pages[number + 2])
+        where = {"output": options.output, "neighbours": ways}
+        record = run(notebook, values, profile=options.profile, **where)
         page = Path(record.folder) / f"{Path(record.notebook).stem}.html"
         print(f"{record.notebook}: {record.status} in {record.seconds:.0f} s; the page is {page}", flush=True)
         records.append(record)
@@ -203,6 +209,12 @@ def page_command(options: argparse.Namespace) -> None:
     print(f"{path}  ({path.stat().st_size / 1e6:.1f} MB); it needs nothing but a browser")
 
 
+def results_command(options: argparse.Namespace) -> None:
+    from ciperlib.present.results import write_results
+
+    print(f"{write_results()}: its tables are those of figures/ and data/sweeps")
+
+
 def student_command(options: argparse.Namespace) -> None:
     from ciperlib.batch.records import BatchError
     from ciperlib.present.exercises import write_student_copies
@@ -222,7 +234,7 @@ def student_command(options: argparse.Namespace) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = Parser("python -m ciperlib", description=__doc__)
     commands = parser.add_subparsers(
-        required=True, metavar="fit | probe | run | sweep | collect | zoo | data | page | student"
+        required=True, metavar="fit | probe | run | sweep | collect | zoo | data | page | results | student"
     )
 
     fit = _command(commands, "fit", fit_command, "train one encoder: -p method ciper -p alpha 0.3 ...")
@@ -268,6 +280,8 @@ def _parser() -> argparse.ArgumentParser:
 
     page = _command(commands, "page", page_command, "the alpha explorer as one HTML file, to be mailed to a class")
     page.add_argument("--output", help="the file (default: out/explorer.html)")
+
+    _command(commands, "results", results_command, "the tables of RESULTS.md, made anew from what was published")
 
     student = _command(commands, "student", student_command, "the notebooks without their solutions")
     student.add_argument("--output", help="folder for the copies (default: student/)")

@@ -226,14 +226,19 @@ class Measure(Entry):
     Attributes:
         needs: the factors that the images must have; without them it is left out.
         digits: behind the point, where it is shown.
+        scale: "share" where it is drawn beside the probes, from 0 to 1; "nats" where explaining-away's meter is; else
+            it is said below the figure.
     """
 
     needs: tuple[str, ...] = ()
     digits: int = 2
+    scale: str = ""
 
     def __post_init__(self) -> None:
         if self.reads or self.options:
             raise RegistryError(f"measure {self.name!r}: a measure is given an encoder and images, and no choices")
+        if self.scale not in ("", "share", "nats"):
+            raise RegistryError(f"measure {self.name!r}: scale must be 'share', 'nats' or ''")
 
 
 E = TypeVar("E", bound=Entry)

@@ -11,6 +11,7 @@ import pytest
 from ciperlib.__main__ import REFUSED, main
 from ciperlib.batch import runner
 from ciperlib.batch.collect import collect, write_collection
+from ciperlib.batch.pages import Neighbours, write_page
 from ciperlib.batch.records import Record, read_record, write_record
 from ciperlib.batch.runner import BatchError, publish, run, text_parameters
 from ciperlib.batch.sweep import make_tasks, sweep
@@ -185,3 +186,20 @@ def test_the_table_of_failures_shows_texts_as_they_are(tmp_path):
     page = (tmp_path / "failed.html").read_text()
     assert page.count("&lt;script&gt;") >= 4
     assert not re.search("<(script|img)", page)
+
+
+def test_pages_show_no_code_first_and_lead_to_one_another(tmp_path):
+    executed = tmp_path / "a b" / "a b.ipynb"
+    executed.parent.mkdir()
+    nb = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell("secret = 1"), nbformat.v4.new_markdown_cell("# Why?")]
+    )
+    nbformat.write(nb, executed)
+    write_page(executed, Neighbours("index.html", "", "c/c&d.html"))
+    page = executed.with_suffix(".html").read_text()
+    assert re.findall(r'<a href="([^"]+)">(all notebooks|back|next)</a>', page) == [
+        ("../index.html", "all notebooks"), ("../c/c%26d.html", "next"),
+    ]  # fmt: skip
+    assert "body:not(.ciper-code) .jp-CodeCell .jp-Cell-inputWrapper{display:none}" in page
+    assert page.index("<body") < page.index('<nav class="ciper-ways">') < page.index("Why?")
+    assert "secret" in page

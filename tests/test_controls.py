@@ -16,6 +16,7 @@ from conftest import wait_until
 from ciperlib.analyse.report import REPORT, ReportError, file_of, reported
 from ciperlib.config import Config, ConfigError
 from ciperlib.data import load_images
+from ciperlib.labels import GREY, colour_of
 from ciperlib.learn.runs import PACKED, read_state, runs_root
 from ciperlib.learn.training import fit
 from ciperlib.learn.zoo import find_run, zoo_root
@@ -25,7 +26,6 @@ from ciperlib.present import page
 from ciperlib.present.controls import AlphaExplorer, AugmentationPreview, TrainYourOwn
 from ciperlib.present.controls.elements import Control, LiveFigure
 from ciperlib.present.controls.training import Training
-from ciperlib.present.labels import GREY, colour_of
 from ciperlib.present.plotting import BOOKKEEPING
 from ciperlib.present.preview import changeable, make_preview_augmentation, plot_preview
 from ciperlib.registry import methods

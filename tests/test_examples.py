@@ -18,7 +18,7 @@ FIRST = (
     "analyse.probing.probes.fit_linear_probe", "analyse.probing.probes.fit_regression_probe",
     "analyse.probing.tables.probe_run", "analyse.attribution.fullgrad.FullGrad", "analyse.layout.layouts.fit_layout",
     "analyse.orbits.extract_orbits", "analyse.equivariance.battery.evaluate_equivariance",
-    "analyse.information.explaining_away.explaining_away", "analyse.report.load_report", "present.labels.label",
+    "analyse.information.explaining_away.explaining_away", "analyse.report.load_report", "labels.label",
     "plugin.load_plugin",
 )  # fmt: skip
 

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ciperlib.analyse.probing.tables import over_seeds
-from ciperlib.analyse.report import Report, load_report, reported
+from ciperlib.analyse.report import PROBED, Report, load_report, reported
+from ciperlib.analyse.statistics import over_seeds
 from ciperlib.files import project_root
 from ciperlib.present import explorer, plotting, verdicts
 
@@ -84,11 +84,10 @@ def test_factors_show_their_intervals_each_at_its_own():
 
 def made_report() -> Report:
     """A shipped one, but for its intervals."""
-    ends = {"_low": 0, "": 1, "_high": 2}
     intervals = [*SKEWED, (0.01, 0.02, 0.2)]
-    scores = {f"{n}{end}": i[at] for n, i in zip(explorer.PROBES, intervals) for end, at in ends.items()}
+    measures = {name: dict(zip(("low", "value", "high"), interval)) for name, interval in zip(PROBED, intervals)}
     report = load_report(reported()[0])
-    return replace(report, scores=scores, synergy=report.synergy | dict(zip(("low", "value", "high"), SKEWED[0])))
+    return replace(report, measures=measures, synergy=report.synergy | dict(zip(("low", "value", "high"), SKEWED[0])))
 
 
 def test_the_explorer_shows_the_intervals_of_probes_and_of_the_synergy():
@@ -103,9 +102,10 @@ def test_a_shipped_report_is_drawn_with_its_own_intervals():
     report = load_report(reported()[0])
     figure = explorer.plot_report(report)
     scores, found = report.scores, report.synergy
-    expected = [tuple(scores[f"{name}{end}"] for end in ("_low", "", "_high")) for name in explorer.PROBES]
+    expected = [tuple(scores[f"{name}{end}"] for end in ("_low", "", "_high")) for name in PROBED]
     assert are(arms(figure, "x"), [*expected, (found["low"], found["value"], found["high"])])
-    other = replace(report, scores={name: value / 2 for name, value in scores.items()})
+    halves = {name: {end: value / 2 for end, value in own.items()} for name, own in report.measures.items()}
+    other = replace(report, measures=halves)
     drawn = arms(explorer.plot_report(other), "x")
     assert are(drawn[: len(expected)], [tuple(end / 2 for end in interval) for interval in expected])
 

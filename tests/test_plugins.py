@@ -15,12 +15,14 @@ from test_registry import Spy
 
 from ciperlib import plugin
 from ciperlib.__main__ import main
+from ciperlib.analyse.compare import compare, find_cases
 from ciperlib.analyse.probing.tables import probe_run, to_table
-from ciperlib.analyse.report import EvaluationImages, ReportError, read_or_make, report_run
+from ciperlib.analyse.report import EvaluationImages, ReportError, load_report, measure_of, read_or_make, report_run
 from ciperlib.batch.sweep import make_tasks, sweep
 from ciperlib.config import Config, ConfigError, profile_parameters
 from ciperlib.data import load_images
 from ciperlib.files import project_root
+from ciperlib.labels import colour_of, label
 from ciperlib.learn.augment import Augmentation, make_augmentation
 from ciperlib.learn.encoders import make_encoder
 from ciperlib.learn.methods import make_objective
@@ -30,8 +32,7 @@ from ciperlib.learn.training import Trainer, TrainingError, fit
 from ciperlib.learn.zoo import find_run, zoo_root
 from ciperlib.plugin import PluginError, load_plugin
 from ciperlib.present.controls import AugmentationPreview, TrainYourOwn
-from ciperlib.present.explorer import describe, plot_report
-from ciperlib.present.labels import colour_of, label
+from ciperlib.present.explorer import _frame, describe, plot_report
 from ciperlib.present.plotting import plot_history, plot_scores
 from ciperlib.registry import REGISTRIES, Option, RegistryError, architectures, measures, methods, steps
 
@@ -201,10 +202,20 @@ def test_a_measure_shows_in_a_report(load, tmp_path):
     report = read_or_make(run, EvaluationImages(train_size=200, test_size=120))
     share = report.measures["same_neighbour"]
     assert 0 <= share["low"] <= share["value"] <= share["high"] <= 1
-    expected = f"Nearest image has the same object: {share['value']:.2f} [{share['low']:.2f}, {share['high']:.2f}]."
+    expected = f"Same neighbour: {share['value']:.2f} [{share['low']:.2f}, {share['high']:.2f}]."
     assert expected in describe(report)
     assert "Effective dimensions (RankMe): " in describe(report)
-    assert len(plot_report(report).data)
+    _frame.cache_clear()
+    drawn = next(plot_report(report).select_traces({"name": "encoder"}))
+    assert dict(zip(drawn.y, drawn.x))["same neighbour"] == share["value"]
+    older = next(plot_report(load_report(Config())).select_traces({"name": "encoder"}))
+    assert dict(zip(older.y, older.x))["same neighbour"] is None
+    cases, images = find_cases([{}], (0,)), EvaluationImages(train_size=200, test_size=120)
+    table = compare(cases, measure_of("same_neighbour", images), keep=False)
+    assert 0 <= table["low"][0] <= table["value"][0] <= table["high"][0] <= 1
+    with pytest.raises(ReportError, match="no measure 'same_neighbor'; did you mean 'same_neighbour'"):
+        measure_of("same_neighbor", images)
+    _frame.cache_clear()
     measures.register("same_neighbour_twice", label="x")(lambda encoder, images: (1.0, 2.0))
     with pytest.raises(RegistryError, match="no choices"):
         measures.register("chosen", label="x", options={"chosen_x": Option(1, "x")})(len)

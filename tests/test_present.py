@@ -30,10 +30,10 @@ from ciperlib.analyse.layout.layouts import Layout
 from ciperlib.analyse.results import one_row_table
 from ciperlib.batch import runner
 from ciperlib.config import Config, ConfigError, profile_parameters
+from ciperlib.labels import colour_of, label, labels
 from ciperlib.learn.methods.losses import nt_xent
 from ciperlib.learn.zoo import zoo_grid
 from ciperlib.present import controls, drawing, exercises, notebook, pictures, plotting, verdicts
-from ciperlib.present.labels import colour_of, label, labels
 
 PACKAGE = Path(exercises.__file__).parents[1]
 

@@ -1,8 +1,5 @@
 """Tables of probes: the same images, the same baselines, paired by seed."""
 
-import math
-
-import pandas as pd
 import pytest
 import torch
 from conftest import make_noise_images
@@ -11,8 +8,6 @@ from ciperlib.analyse.features import Features
 from ciperlib.analyse.probing.checks import ProbeError
 from ciperlib.analyse.probing.tables import (
     default_factors,
-    paired_difference,
-    paired_differences,
     probe_baselines,
     probe_encoder,
     probe_features,
@@ -119,31 +114,3 @@ def test_baselines_and_tables():
     metrics = to_metrics(results)
     assert metrics["object"] == results["object"].value
     assert metrics["pose_azimuth_error_degrees"] > 0
-
-
-def test_paired_differences_against_a_loop():
-    rows = [
-        (e, s, v) for e, values in {"a": [0.8, 0.9, 0.7], "b": [0.5, 0.8, 0.6]}.items() for s, v in enumerate(values)
-    ]
-    table = pd.DataFrame(rows, columns=["encoder", "seed", "value"]).assign(factor="object")
-    result = paired_difference(table, "object", "a", "b")
-    differences = [0.3, 0.1, 0.1]  # by seed; b's mean taken off every a would give others
-    mean = sum(differences) / 3
-    sem = math.sqrt(sum((d - mean) ** 2 for d in differences) / 2 / 3)
-    assert result["difference"] == pytest.approx(mean)
-    assert result["high"] == pytest.approx(mean + 4.302652729911275 * sem)  # t quantile, two degrees of freedom
-    assert result["seeds"] == 3
-    assert math.isnan(paired_difference(table[table["seed"] == 0], "object", "a", "b")["low"])
-
-
-def test_several_differences_are_the_single_ones():
-    rows = [
-        {"encoder": e, "factor": f, "seed": s, "value": v + 0.01 * s * (e == "b")}
-        for e, v in (("a", 0.1), ("b", 0.3), ("c", 0.2))
-        for f in ("object", "pose")
-        for s in range(3)
-    ]
-    table = pd.DataFrame(rows)
-    found = paired_differences(table, ["object", "pose"], ["a", "b", "c"], "a")
-    assert list(found.index) == [(f, f"{e} - a") for f in ("object", "pose") for e in ("b", "c")]
-    assert found.loc[("pose", "b - a")].to_dict() == paired_difference(table, "pose", "b", "a")

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ciperlib.analyse.fingerprints import digest, fingerprint, load_matrix, save_matrix
+from ciperlib.analyse.keys import recipe
 from ciperlib.analyse.solvers.principal import fit_principal, project
 from ciperlib.data.imageset import ImageSet, TrainedOn, source_of
 from ciperlib.learn.augment import Augmentation
@@ -79,6 +80,7 @@ class Features:
         return pd.concat([frame, pd.DataFrame({name: column.numpy() for name, column in columns.items()})], axis=1)
 
 
+@recipe(1)
 def extract_features(
     encoder: nn.Module,
     images: ImageSet,
@@ -133,6 +135,7 @@ def extract_features(
     return as_features(matrix, images, before, trained_on)
 
 
+@recipe(1)
 def pixel_features(train: ImageSet, test: ImageSet, components: int = 256) -> tuple[Features, Features]:
     """The floor that needs no encoder: raw pixels, float32 [N, at most components].
 
@@ -173,6 +176,7 @@ def extract_pairs(
     return replace(anchors, **about), replace(views, **about)
 
 
+@recipe(1)
 def extract_differences(encoder: nn.Module, images: ImageSet, augmentation: Augmentation, **options: Any) -> Features:
     """What CIPER's predictor is given: h0 - h1, float32 [N, d]; arguments and factors are those of `extract_pairs`."""
     anchors, views = extract_pairs(encoder, images, augmentation, **options)

@@ -10,12 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from ciperlib.analyse.features import Features, FeaturesError, extract_features, pixel_features
+from ciperlib.analyse.keys import recipe
 from ciperlib.data.imageset import ImageSet
 from ciperlib.learn.augment.transformations import LEVEL, Transformation
 
 SOURCE = "source"  # every orbit has the factors `source` and `level`
 
 
+@recipe(1)
 def extract_orbits(
     encoder: nn.Module, images: ImageSet | Sequence[ImageSet], transformation: Transformation, **options: Any
 ) -> Features:
@@ -43,6 +45,7 @@ def extract_orbits(
     return _interleave([extract_features(encoder, part, **options) for part in levels], transformation)
 
 
+@recipe(1)
 def pixel_orbits(train: ImageSet, images: ImageSet | Sequence[ImageSet], transformation: Transformation) -> Features:
     """The control without an encoder: as `extract_orbits`, of pixels on the leading 128 components of `train`."""
     levels = transformation.orbit(images) if isinstance(images, ImageSet) else images

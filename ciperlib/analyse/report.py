@@ -24,15 +24,19 @@ from torch import Tensor, nn
 
 from ciperlib.analyse.attribution.fullgrad import as_bytes
 from ciperlib.analyse.attribution.saliency_tests import draw_maps_with_gap
+from ciperlib.analyse.compare import Case
 from ciperlib.analyse.features import as_features, extract_features
-from ciperlib.analyse.information.explaining_away import explaining_away
+from ciperlib.analyse.fingerprints import fingerprint
+from ciperlib.analyse.information.explaining_away import ExplainingAway, explaining_away
 from ciperlib.analyse.layout.layouts import Layout, fit_layout
 from ciperlib.analyse.orbits import extract_orbits, pixel_orbits
 from ciperlib.analyse.probing.tables import probe_baselines, probe_encoder, random_encoder, to_metrics
+from ciperlib.analyse.results import ProbeResult
 from ciperlib.analyse.shipped import image_key
 from ciperlib.config import Config
 from ciperlib.data import load_images
 from ciperlib.data.imageset import ImageSet, TrainedOn
+from ciperlib.errors import nearest
 from ciperlib.files import SealError, read_sealed, sha256, write_atomically
 from ciperlib.learn.augment.transformations import Transformation, make_transformation
 from ciperlib.learn.devices import find_device
@@ -66,6 +70,7 @@ class EvaluationImages:
 
     def __init__(self, device: str = "cpu", train_size: int = 5000, test_size: int = 2500) -> None:
         self._device, self._train_size, self._test_size = device, train_size, test_size
+        self._found: dict[str, Any] = {}  # of the encoder that was asked about last
 
     @cached_property
     def train(self) -> ImageSet:
@@ -97,6 +102,11 @@ class EvaluationImages:
         return hashlib.sha256(self._unseen.images.cpu().contiguous().numpy()).hexdigest()[:16]
 
     @cached_property
+    def key(self) -> str:
+        """Which images these are, here: by name, sizes and pixels."""
+        return f"{self.images} {self.pixels}"
+
+    @cached_property
     def laid_out(self) -> ImageSet:
         """Of all test images, those of the first object of each category: 500, whatever `test_size` is."""
         objects, categories = (len(self._unseen.labels[name]) for name in ("object", "category"))
@@ -114,6 +124,27 @@ class EvaluationImages:
         asked = make_transformation(ASKED)
         return asked, asked.orbit(self.test.subset(slice(TURNED)))
 
+    def probes(self, encoder: nn.Module, **known: Any) -> dict[str, ProbeResult]:
+        """`probe_encoder` of these images; made once for the measures of an encoder. `known` as for it."""
+        return self._once(encoder, "probes", lambda: probe_encoder(encoder, self.train, self.test, **known))
+
+    def explaining_away(self, encoder: nn.Module, **known: Any) -> ExplainingAway:
+        """What the category adds to knowing the azimuth; made once for the measures of an encoder."""
+
+        def find() -> ExplainingAway:
+            asked, levels = self.turned
+            return explaining_away(extract_orbits(encoder, levels, asked, **known), TARGET, null_samples=NULL_SAMPLES)
+
+        return self._once(encoder, "explaining-away", find)
+
+    def _once(self, encoder: nn.Module, what: str, find: Callable[[], Any]) -> Any:
+        weights = fingerprint(encoder)
+        if self._found.get("weights") != weights:
+            self._found = {"weights": weights}
+        if what not in self._found:
+            self._found[what] = find()
+        return self._found[what]
+
 
 @dataclass(frozen=True, eq=False)
 class Report:
@@ -127,7 +158,8 @@ class Report:
         maps: uint8 [10, H, W], FullGrad of the object probe's true answers for `EvaluationImages.looked_at`; each from
             0 to 255.
         images, pixels: of the `EvaluationImages`; no pixels where it was made elsewhere, or before reports said so.
-        measures: name of a registered measure -> its value, and low and high where it has an interval.
+        measures: name of a registered measure -> its value, and low and high where it has an interval; those that
+            there were when the report was made.
         gap: by how much the maps' terms miss the output at most, as a share of their size: 0 where FullGrad is exact.
     """
 
@@ -164,22 +196,42 @@ def make_report(
     """
     known = {"trained_on": trained_on}
     tell("probes")
-    results = probe_encoder(encoder, images.train, images.test, **known)
+    results = images.probes(encoder, **known)
     tell("saliency maps")
     maps, gap = draw_maps_with_gap(encoder, results["object"], images.looked_at)
     tell("PaCMAP")
     layout = fit_layout(extract_features(encoder, images.laid_out, **known))
     tell("explaining-away")
-    asked, levels = images.turned
-    synergy = explaining_away(extract_orbits(encoder, levels, asked, **known), TARGET, null_samples=NULL_SAMPLES)
+    synergy = images.explaining_away(encoder, **known)
     further = {}
     for measure in measures.values():
         if set(measure.needs) <= images.test.factors.keys():
-            tell(measure.label)
+            if measure.name not in (*PROBED, "synergy"):  # those are known by now
+                tell(measure.label)
             if (found := measure(encoder, images)) is not None:
                 further[measure.name] = _as_numbers(found)
     seen = {"images": images.images, "pixels": images.pixels, "measures": further, "gap": gap}
     return Report(name, config, to_metrics(results), asdict(synergy), layout.points, as_bytes(maps[:, 0]).cpu(), **seen)
+
+
+def measure_of(name: str, images: EvaluationImages) -> Callable[[Case], dict[str, float]]:
+    """A registered measure as a question for `compare`: value, and low and high where it has an interval.
+
+    Raises:
+        ReportError: no such measure, or the images lack a factor that it needs.
+    """
+    if name not in measures:
+        raise ReportError(f"there is no measure {name!r}{nearest(name, measures)}")
+    measure = measures[name]
+    if missing := [factor for factor in measure.needs if factor not in images.test.factors]:
+        raise ReportError(f"measure {name!r} needs {missing[0]!r}, which {images.test.name} has not")
+
+    def ask(case: Case) -> dict[str, float]:
+        found = measure(case.encoder, images)
+        return {} if found is None else _as_numbers(found)
+
+    ask.__name__ = measure.label
+    return ask
 
 
 def _as_numbers(found: float | Sequence[float]) -> dict[str, float]:
@@ -232,6 +284,7 @@ def read_report(folder: Path, config: Config) -> Report:
             tensors, metadata = {name: file.get_tensor(name) for name in ("points", "maps")}, file.metadata()
         text = metadata["report" if "report" in metadata else "portrait"]
         facts = {"images": SHIPPED_IMAGES, **json.loads(text)}
+        facts["measures"] = {**_measures_in(facts), **facts.get("measures", {})}
         own = metadata.get("sha256") == _digest(tensors, text)
         whole = own or (_is_vouched_for(path) and facts["digest"] == _digest(tensors)[:16])
         whole &= facts["name"] == config.name and _is_sound(tensors, facts)
@@ -241,6 +294,16 @@ def read_report(folder: Path, config: Config) -> Report:
     if not whole:
         raise ReportError(f"{path} is damaged; delete it, and `make zoo` makes it again if it is the zoo's")
     return Report(config=config, **tensors, **known)
+
+
+def _measures_in(facts: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """The measures that a report of an older version holds under other names."""
+    ends = ("value", "low", "high")
+    probes = {
+        name: {end: facts["scores"][name + suffix] for end, suffix in zip(ends, ("", "_low", "_high"))}
+        for name in PROBED
+    }
+    return {**probes, "synergy": {end: facts["synergy"][end] for end in ends}}
 
 
 def file_of(folder: str | Path, name: str) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -30,11 +31,14 @@ def image_key(images: ImageSet) -> str:
     return hashlib.sha256(f"{images.digest()} {len(images)} {VERSION}".encode()).hexdigest()[:16]
 
 
-def read_shipped(path: Path, images: ImageSet) -> pd.DataFrame:
-    """A table that was measured on exactly these images.
+def read_shipped(path: Path, images: ImageSet, measure: Callable | None = None) -> pd.DataFrame:
+    """A table that was measured on exactly these images; where it was noted whose the rows are, with a column `run`.
+
+    Args:
+        measure: by which it must have been measured, as it is now: its `recipe` counts.
 
     Raises:
-        ShippedError: it was measured on others, was changed since, or says nothing of its images.
+        ShippedError: it was measured on others, or otherwise, was changed since, or says nothing of its images.
     """
     try:
         known = read_sealed(path.parent / IMAGES)[0].get(path.name)
@@ -47,7 +51,13 @@ def read_shipped(path: Path, images: ImageSet) -> pd.DataFrame:
             f"{path} was measured on {known['of']}, not on these {len(images)} of {images.name}: ask for those, or "
             'measure anew with table=""'
         )
-    return pd.read_csv(path).rename(columns=_as_now)
+    recipe = getattr(measure, "recipe", 1)
+    if known.get("recipe", 1) != recipe:
+        raise ShippedError(f'{path} was measured by an older {measure.__name__}: measure anew with table=""')
+    table = pd.read_csv(path).rename(columns=_as_now)
+    if runs := known.get("runs"):
+        table["run"] = [runs[name].get(str(seed)) for name, seed in zip(table["encoder"], table["seed"])]
+    return table
 
 
 def _as_now(column: str) -> str:
@@ -56,9 +66,17 @@ def _as_now(column: str) -> str:
     return "_".join((RENAMED.get(name, name), *end))
 
 
-def ship_table(path: Path, images: ImageSet) -> None:
-    """Notes of a table which images it is of."""
+def ship_table(
+    path: Path, images: ImageSet, runs: Mapping[str, Mapping[int, str]] | None = None, recipe: int = 1
+) -> None:  # fmt: skip
+    """Notes of a table which images it is of.
+
+    Args:
+        runs: encoder -> seed -> name of its run, of a table with the columns encoder and seed.
+        recipe: of what measured it.
+    """
     index = path.parent / IMAGES
     known = read_sealed(index)[0] if index.exists() else {}
     about = {"table": sha256(path), "images": image_key(images), "of": f"{len(images)} of {images.name}"}
+    about |= {"recipe": recipe} | ({"runs": runs} if runs else {})
     write_sealed(index, json.loads(json.dumps({**known, path.name: about})))

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from ciperlib.batch.pages import ALONE, Neighbours, write_page
 from ciperlib.batch.records import (
     OUTPUT_VARIABLE,
     RECORD,
@@ -30,12 +31,13 @@ from ciperlib.markup import as_html, as_markdown
 from ciperlib.plugin import find_plugin
 
 KERNEL = "python3"  # this environment's own, whatever name the notebook was saved under
+INDEX = "index.html"  # of what was published
 LEFT_OVER = ("*.ipynb", "*.html", "metrics.json", "captions.json", "environment.json", "figures/*.png")
 
 
 def run(
     notebook: str | Path, parameters: Mapping[str, Any] | None = None, *, profile: str = "teaching",
-    output: str | Path | None = None, timeout: int | None = None,
+    output: str | Path | None = None, timeout: int | None = None, neighbours: Neighbours = ALONE,
 ) -> Record:  # fmt: skip
     """Runs a notebook from its first cell to its last, in a folder of its own.
 
@@ -48,6 +50,7 @@ def run(
         profile: notebooks/profiles/<profile>.yml, whose values for this notebook come before `parameters`.
         output: folder that gets the run's folder; default `out/` of the checkout.
         timeout: seconds that one cell may take.
+        neighbours: the pages that this one's shall lead to.
 
     Raises:
         BatchError: no such notebook or profile, a parameter that the notebook does not declare, or a failing cell
@@ -65,13 +68,13 @@ def run(
     start = time.monotonic()
     try:
         _execute(notebook, folder, {**values, **({"interactive": False} if "interactive" in declared else {})}, timeout)
-        _write_page(folder, notebook.stem)
+        write_page(folder / notebook.name, neighbours)
         record.status = "done"
     except Exception as error:
         record.status = "refused" if getattr(error, "ename", "") == "ConfigError" else "failed"
         record.last_lines = _last_lines(error)
         with suppress(OSError):  # where the disk is full, the record says enough
-            _write_page(folder, notebook.stem)
+            write_page(folder / notebook.name, neighbours)
         raise BatchError(
             f"{notebook.name} {record.status}; its last lines:\n" + "\n".join(record.last_lines)
         ) from error
@@ -126,6 +129,12 @@ def text_parameters(notebook: Path) -> set[str]:
     return {name for name, about in declared_parameters(notebook).items() if is_text(about["default"])}
 
 
+def page_of(notebook: str | Path, values: Mapping[str, Any], profile: str) -> str:
+    """Where the page of a run will be, as folder/page in the output folder; values and profile as for `run`."""
+    notebook = Path(notebook)
+    return f"{folder_name(notebook, {**profile_parameters(profile, notebook.stem), **values})}/{notebook.stem}.html"
+
+
 def publish(records: list[Record], figures: Path | None = None) -> None:
     """Copies pictures and numbers of finished runs to figures/, and writes the gallery there and out/index.html.
 
@@ -144,7 +153,7 @@ def publish(records: list[Record], figures: Path | None = None) -> None:
         write_json(figures / f"{stem}.json", {**facts, "captions": captions})
     if figures.is_dir():
         write_atomically(figures / "README.md", _gallery(figures))
-    write_atomically(project_root() / "out" / "index.html", _index(records))
+    write_atomically(project_root() / "out" / INDEX, _index(records))
 
 
 def _gallery(figures: Path) -> str:
@@ -235,16 +244,6 @@ def _execute(notebook: Path, folder: Path, values: dict[str, Any], timeout: int 
             str(notebook), str(folder / notebook.name), values, cwd=str(project_root()), progress_bar=False,
             store_widget_state=False, execution_timeout=timeout, kernel_name=KERNEL,
         )  # fmt: skip
-
-
-def _write_page(folder: Path, stem: str) -> None:
-    """The executed notebook (or as much of it as was reached) as one HTML file."""
-    from nbconvert import HTMLExporter
-
-    executed = folder / f"{stem}.ipynb"
-    if executed.exists():
-        html, _ = HTMLExporter().from_filename(str(executed))
-        write_atomically(folder / f"{stem}.html", html)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from plotly.subplots import make_subplots
 
 from ciperlib.analyse.features import as_features
 from ciperlib.analyse.report import (
+    PROBED,
     EvaluationImages,
     Report,
     ReportError,
@@ -26,8 +27,8 @@ from ciperlib.analyse.report import (
     reported,
 )
 from ciperlib.config import IMAGE_STEPS, Config
+from ciperlib.labels import GREY, colour_of, label, label_of
 from ciperlib.markup import as_plotly
-from ciperlib.present.labels import GREY, colour_of, label, label_of
 from ciperlib.present.pictures import as_data_uri, factor_colours, layout_names, outline
 from ciperlib.present.plotting import TEMPLATE, WIDTH
 from ciperlib.registry import measures, methods
@@ -36,7 +37,6 @@ VIEWS = {",".join(IMAGE_STEPS): "image", "pose": "pose"} | {
     ",".join(step for step in IMAGE_STEPS if step != left): f"image without {left}" for left in IMAGE_STEPS
 }
 COLOURINGS = ("category", "azimuth", "elevation", "session")
-PROBES = {"category": "category", "object": "object", "session": "session", "pose": "pose (R²)"}
 BASELINES = {"pixels": "line-ns", "random encoder": "circle-open", "shuffled labels": "x-thin"}  # and their symbols
 MOST_NATS = 0.45
 Parts: TypeAlias = dict[str, dict[str, Any]]  # name of a trace -> what it gets
@@ -126,8 +126,8 @@ def plot_report(report: Report, image: int = 0, colouring: str = "category") -> 
 
 def describe(report: Report) -> str:
     """The report's encoder and its verdicts, in sentences."""
-    scores, found = report.scores, report.synergy
-    known = ", ".join(f"{name} {scores[factor]:.2f}" for factor, name in PROBES.items())
+    found = report.synergy
+    known = ", ".join(f"{rows()[name]} {report.measures[name]['value']:.2f}" for name in PROBED)
     left = f"{found['level_entropy']:.2f} of {np.log(found['levels']):.2f} nats"
     gain = f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
     return (
@@ -142,6 +142,7 @@ def _further(report: Report) -> str:
     said = [
         f" {called[name][:1].upper()}{called[name][1:]}: {_shown(name, found)}."
         for name, found in report.measures.items()
+        if name not in (*PROBED, "synergy")
     ]
     if report.gap:
         said.append(f" FullGrad's map is an approximation here: its terms miss the output by {report.gap:.0%}.")
@@ -163,9 +164,11 @@ def _about(report: Report) -> str:
 
 def encoder_parts(report: Report) -> Parts:
     """What differs from encoder to encoder, and with nothing else."""
-    scores, found = report.scores, report.synergy
+    found = report.synergy
     colour = colour_of(report.config.method if report.config else "external")
-    low, value, high = ([scores[name + end] for name in PROBES] for end in ("_low", "", "_high"))
+    known = [report.measures.get(name, {}) for name in rows()]  # an older report lacks some
+    value = [measure.get("value") for measure in known]
+    low, high = ([measure.get(end, measure.get("value")) for measure in known] for end in ("low", "high"))
     verdict = f"{as_plotly(found['verdict'])}<br>H(A|Z) {found['level_entropy']:.2f} of {np.log(found['levels']):.2f}"
     return {
         "encoder": _interval(low, value, high, colour),
@@ -233,9 +236,9 @@ def _frame() -> go.Figure:
 
 
 def _add_probes(figure: go.Figure) -> None:
-    names = list(PROBES.values())
+    names = list(rows().values())
     for baseline, symbol in BASELINES.items():
-        x = [read_baselines()[baseline][name] for name in PROBES]
+        x = [read_baselines()[baseline].get(name) for name in rows()]
         figure.add_scatter(x=x, y=names, name=baseline, mode="markers", marker=_mark(symbol), row=1, col=1)
     figure.add_scatter(y=names, name="encoder", mode="markers", row=1, col=1)
     figure.update_xaxes(range=[-0.1, 1.04], tickvals=[0, 0.5, 1], row=1, col=1)
@@ -283,8 +286,16 @@ def _add_meter(figure: go.Figure) -> None:
     figure.update_yaxes(visible=False, range=[-1, 1], **place)
 
 
-def _interval(low: list[float], value: list[float], high: list[float], colour: str) -> dict[str, Any]:
-    bars = dict(array=[h - v for h, v in zip(high, value)], arrayminus=[v - w for v, w in zip(value, low)])
+def rows() -> dict[str, str]:
+    """The measures that stand beside the probes, and how they are called."""
+    return {name: measure.label for name, measure in measures.items() if measure.scale == "share"}
+
+
+def _interval(
+    low: list[float | None], value: list[float | None], high: list[float | None], colour: str
+) -> dict[str, Any]:
+    above = [None if v is None else h - v for h, v in zip(high, value)]
+    bars = dict(array=above, arrayminus=[None if v is None else v - w for v, w in zip(value, low)])
     return {
         "x": value,
         "error_x": dict(**bars, color=colour, thickness=2),

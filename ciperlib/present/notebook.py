@@ -64,6 +64,11 @@ def progress() -> str:
     return "bar" if _session["interactive"] else "lines"
 
 
+def is_live() -> bool:
+    """Whether a reader is here, who can turn a control."""
+    return _session["interactive"]
+
+
 def save_figure(figure: Figure, name: str, caption: str) -> None:
     """Shows a figure with its caption and, in a batch, keeps it as figures/<name>.png in the run's folder.
 
@@ -127,7 +132,7 @@ def _base64(content: bytes) -> str:
 
 
 def record_metrics(**metrics: float | int | str | bool) -> None:
-    """Keeps named numbers of this notebook in metrics.json of the run's folder, and shows them.
+    """Keeps named numbers of this notebook in metrics.json of the run's folder; a reader, who has none, sees nothing.
 
     Raises:
         ValueError: a number that is not finite; a metric that could not be measured is left out, not recorded.
@@ -135,7 +140,6 @@ def record_metrics(**metrics: float | int | str | bool) -> None:
     for name, value in metrics.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"metric {name}={value} is not finite")
-    print("  ".join(f"{name} = {_short(value)}" for name, value in metrics.items()))
     if (folder := output_folder()) is not None:
         _update(folder / "metrics.json", metrics)
 
@@ -155,7 +159,3 @@ def results_folder() -> Path:
 def _update(path: Path, values: dict[str, Any]) -> None:
     known = json.loads(path.read_text()) if path.exists() else {}
     write_json(path, {**known, **values})
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -17,8 +17,8 @@ from torch import Tensor
 from ciperlib.analyse.attribution.fullgrad import as_bytes
 from ciperlib.analyse.features import Features
 from ciperlib.analyse.layout.layouts import Layout
+from ciperlib.labels import GREY
 from ciperlib.markup import as_plotly
-from ciperlib.present.labels import GREY
 from ciperlib.present.plotting import TEMPLATE, WIDTH
 
 

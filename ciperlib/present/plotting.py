@@ -16,8 +16,8 @@ from plotly.subplots import make_subplots
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
+from ciperlib.labels import GREY, colour_of, label_of
 from ciperlib.markup import as_plotly
-from ciperlib.present.labels import GREY, colour_of, label_of
 
 LOSSES = {"contrastive": "contrastive loss (nats)", "predictive": "predictive loss"}
 BOOKKEEPING = ("epoch", "total", "learning_rate", "seconds")  # of a history; all else are terms of the loss
@@ -190,6 +190,20 @@ def plot_scores(
     return figure.update_layout(
         template=TEMPLATE, title=title, height=height, width=240 + 150 * len(factors), margin_t=80
     )
+
+
+def as_scores(
+    table: pd.DataFrame, columns: Mapping[str, str], metrics: Mapping[str, str] | None = None
+) -> pd.DataFrame:
+    """Columns of a table with a row an encoder, as `plot_scores` draws them: a row for each number, without interval.
+
+    Args:
+        columns: in the table -> how the panel is called.
+        metrics: panel -> what its numbers are, which stands in its title.
+    """
+    scores = table.melt(["encoder", "method", "seed"], list(columns), "factor").replace({"factor": dict(columns)})
+    kinds = scores["factor"].map(metrics or {}).fillna("")
+    return scores.assign(low=scores["value"], high=scores["value"], metric=kinds)
 
 
 def plot_synergy(points: pd.DataFrame) -> go.Figure:

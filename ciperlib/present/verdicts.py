@@ -8,9 +8,9 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from ciperlib.analyse.probing.tables import over_seeds
+from ciperlib.analyse.statistics import over_seeds
+from ciperlib.labels import GREY
 from ciperlib.markup import as_plotly
-from ciperlib.present.labels import GREY
 from ciperlib.present.plotting import TEMPLATE, WIDTH
 
 VERDICTS = {  # and their colours: told apart by colour-blind readers, readable under black letters

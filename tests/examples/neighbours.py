@@ -7,7 +7,7 @@ from ciperlib.analyse.statistics import bootstrap_interval
 from ciperlib.registry import measures
 
 
-@measures.register("same_neighbour", label="nearest image has the same object", needs=("object",))
+@measures.register("same_neighbour", label="same neighbour", needs=("object",), scale="share")
 def same_neighbour(encoder, images):
     """The share of test images, with its interval over groups."""
     features = extract_features(encoder, images.test)

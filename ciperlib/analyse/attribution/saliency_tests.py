@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ciperlib.analyse.attribution.fullgrad import TOLERANCE, FullGrad, FullGradients, SaliencyError, saliency_map
 from ciperlib.analyse.attribution.targets import read_out, target_of
 from ciperlib.analyse.features import extract_features
+from ciperlib.analyse.keys import recipe
 from ciperlib.analyse.results import ProbeResult
 from ciperlib.analyse.statistics import bootstrap_interval
 from ciperlib.data.imageset import ImageSet
@@ -44,6 +45,7 @@ class SaliencyTests:
         return float(self.table.set_index("measure")["value"][measure])
 
 
+@recipe(1)
 def run_saliency_tests(
     encoder: nn.Module, probe: ProbeResult, images: ImageSet, *, maps: int = 200, seed: int = 0,
     exchanged: Mapping[str, ImageSet] | None = None,

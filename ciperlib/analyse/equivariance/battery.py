@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ciperlib.analyse.equivariance.actions import chance_mrr, distances, fit_action, reciprocal_ranks
 from ciperlib.analyse.equivariance.level_probes import fit_level_probes
 from ciperlib.analyse.features import Features, split_features
+from ciperlib.analyse.keys import recipe
 from ciperlib.analyse.layout.metrics import alignment, rankme, uniformity
 from ciperlib.analyse.orbits import as_orbits, extract_orbits
 from ciperlib.analyse.results import one_row_table
@@ -129,6 +130,7 @@ class Equivariance:
         return one_row_table({"transformation": self.transformation, "verdict": self.verdict, **cells})
 
 
+@recipe(1)
 def evaluate_equivariance(
     encoder: nn.Module, images: ImageSet | Sequence[ImageSet], transformation: Transformation, *,
     part: slice = slice(None), seed: int = 0, resamples: int = 500, **options: Any,
@@ -171,6 +173,7 @@ def take(orbits: Features, part: slice) -> Features:
     return replace(orbits, matrix=matrix.contiguous())
 
 
+@recipe(1)
 def measure_equivariance(
     orbits: Features, transformation: str = "", *, seed: int = 0, resamples: int = 500
 ) -> Equivariance:

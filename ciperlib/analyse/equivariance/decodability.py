@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ciperlib.analyse.equivariance.level_probes import LEVEL_PROBES
 from ciperlib.analyse.features import Features, extract_pairs
+from ciperlib.analyse.keys import recipe
 from ciperlib.analyse.probing.checks import ProbeError
 from ciperlib.analyse.probing.probes import fit_regression_probe
 from ciperlib.config import nearest
@@ -22,6 +23,7 @@ KEY = ["parameter", "reader", "views"]
 SMALLEST_SPAN = 0.05  # of R2 between baseline and upper_bound: in less nothing can be placed
 
 
+@recipe(1)
 def decode_parameters(
     encoder: nn.Module, train: ImageSet, test: ImageSet, augmentation: Augmentation, *,
     readers: Sequence[str] = tuple(LEVEL_PROBES), seed: int = 0, resamples: int = 500, **options: Any,

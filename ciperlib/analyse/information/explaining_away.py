@@ -21,6 +21,7 @@ from ciperlib.analyse.features import Features
 from ciperlib.analyse.information.canonical_variates import CanonicalVariates, assign_folds, fit_canonical_variates
 from ciperlib.analyse.information.entropy_models import direct_nll, network_nll
 from ciperlib.analyse.information.vinformation import Estimate, estimate, interaction_statistic
+from ciperlib.analyse.keys import recipe
 from ciperlib.analyse.orbits import LEVEL, as_orbits
 from ciperlib.analyse.results import one_row_table
 from ciperlib.analyse.statistics import bootstrap_interval
@@ -103,6 +104,7 @@ class ExplainingAway:
         return one_row_table(cells)
 
 
+@recipe(1)
 def explaining_away(
     orbits: Features,
     target: str,

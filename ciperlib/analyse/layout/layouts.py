@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ciperlib.analyse.features import Features
+from ciperlib.analyse.keys import recipe
 from ciperlib.files import shared_place
 
 METHODS = ("pacmap", "pca")
@@ -45,6 +46,7 @@ class Layout:
     seed: int
 
 
+@recipe(1)
 def fit_layout(features: Features, method: str = "pacmap", *, seed: int = 0, neighbours: int = 10) -> Layout:
     """Lays features out in the plane; the same features and seed give the same bytes.
 

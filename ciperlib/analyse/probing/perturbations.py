@@ -17,6 +17,7 @@ import torchvision.transforms.functional as TF
 from torch import Tensor, nn
 
 from ciperlib.analyse.features import Features, extract_features
+from ciperlib.analyse.keys import recipe
 from ciperlib.analyse.probing.probes import fit_linear_probe
 from ciperlib.analyse.statistics import bootstrap_interval
 from ciperlib.data.imageset import ImageSet
@@ -49,6 +50,7 @@ def perturb(images: ImageSet, name: str, seed: int = 0) -> ImageSet:
     return replace(images, images=pixels.to(images.device), masks=None)
 
 
+@recipe(1)
 def perturbation_table(
     encoder: nn.Module, train: ImageSet, test: ImageSet, factor: str = "object", *,
     parts: Mapping[str, slice] | None = None, seed: int = 0, **options: Any,

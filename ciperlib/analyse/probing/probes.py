@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ciperlib.analyse.features import Features
+from ciperlib.analyse.keys import recipe
 from ciperlib.analyse.probing.checks import (
     Categories,
     ProbeError,
@@ -199,6 +200,7 @@ def fit_regression_probe(
     return ProbeResult(factor, "R2", float(each.mean()), low, high, **counts, **rest)
 
 
+@recipe(1)
 def evaluate(
     train: Features,
     test: Features,

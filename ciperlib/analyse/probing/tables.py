@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
-from scipy.stats import t as student_t
 from torch import nn
 
 from ciperlib.analyse.features import Features, extract_features, pixel_features, split_features
+from ciperlib.analyse.keys import recipe
 from ciperlib.analyse.probing.checks import ProbeError, varies
 from ciperlib.analyse.probing.probes import PROTOCOLS, SHUFFLED, evaluate
 from ciperlib.analyse.results import ProbeResult
@@ -78,6 +77,7 @@ def _chosen_factors(
     return chosen
 
 
+@recipe(1)
 def probe_features(
     train: Features, test: Features, factors: Sequence[str], *,
     baselines: Mapping[str, Mapping[str, float]] | None = None, shuffled: bool = False, **options: Any,
@@ -101,6 +101,7 @@ def probe_features(
     return results
 
 
+@recipe(1)
 def probe_encoder(
     encoder: nn.Module, train: ImageSet, test: ImageSet, factors: Sequence[str] | None = None, *,
     trained_on: TrainedOn | None = None, baselines: Mapping[str, Mapping[str, float]] | None = None, **options: Any,
@@ -115,6 +116,7 @@ def probe_encoder(
     return probe_features(*features, factors, baselines=baselines, **options)
 
 
+@recipe(1)
 def probe_run(run: Run, train: ImageSet, test: ImageSet, factors: Sequence[str] | None = None, **options: Any):
     """`probe_encoder` for a finished run, on the images' device; the run knows the images it was trained on.
 
@@ -129,6 +131,7 @@ def probe_run(run: Run, train: ImageSet, test: ImageSet, factors: Sequence[str] 
     return probe_encoder(run.load_encoder(train.device), train, test, factors, trained_on=run.trained_on, **options)
 
 
+@recipe(1)
 def random_encoder(config: Config, train: ImageSet) -> Encoder:
     """The config's encoder as it is drawn, never trained, on the images' device; it knows their mean colour."""
     encoder = make_encoder(config)
@@ -176,39 +179,3 @@ def to_metrics(results: Mapping[str, ProbeResult]) -> dict[str, float]:
         errors = {name: value for name, value in result.details.items() if "error" in name}
         metrics |= {f"{factor}_{name}": value for name, value in errors.items()}
     return metrics
-
-
-def over_seeds(values: Sequence[float]) -> tuple[float, float, float]:
-    """The mean over seeds and its 95% t-interval; the bounds are NaN for fewer than two values."""
-    column = pd.Series(list(values), dtype=float).dropna()
-    n, mean = len(column), float(column.mean())
-    half = float(student_t.ppf(0.975, n - 1) * column.sem()) if n > 1 else math.nan
-    return mean, mean - half, mean + half
-
-
-def paired_difference(table: pd.DataFrame, factor: str, encoder: str, control: str) -> dict[str, float]:
-    """An encoder's score minus a control's, paired by seed, with the 95% t-interval of the mean over seeds.
-
-    Args:
-        table: rows of `to_table`, with the columns encoder, factor, seed, value.
-
-    Returns:
-        difference, low, high and the number of seeds; the bounds are NaN for fewer than two.
-    """
-    scores = table[table["factor"] == factor].pivot(index="seed", columns="encoder", values="value")
-    differences = (scores[encoder] - scores[control]).dropna()
-    mean, low, high = over_seeds(differences)
-    return {"difference": mean, "low": low, "high": high, "seeds": len(differences)}
-
-
-def paired_differences(
-    table: pd.DataFrame, factors: Sequence[str], encoders: Sequence[str], control: str
-) -> pd.DataFrame:
-    """`paired_difference` of several encoders and one control, for several factors: one row each."""
-    pairs = {
-        (factor, f"{encoder} - {control}"): paired_difference(table, factor, encoder, control)
-        for factor in factors
-        for encoder in encoders
-        if encoder != control
-    }
-    return pd.DataFrame(pairs).T

@@ -2,8 +2,8 @@
 what it shows is the figure of a plain function in `present`."""
 
 from ciperlib.present.controls.augmentation import AugmentationPreview
-from ciperlib.present.controls.encoder import AlphaExplorer
+from ciperlib.present.controls.encoder import AlphaExplorer, show_report
 from ciperlib.present.controls.layout import LayoutExplorer
 from ciperlib.present.controls.training import TrainYourOwn
 
-__all__ = ["AlphaExplorer", "AugmentationPreview", "LayoutExplorer", "TrainYourOwn"]
+__all__ = ["AlphaExplorer", "AugmentationPreview", "LayoutExplorer", "TrainYourOwn", "show_report"]

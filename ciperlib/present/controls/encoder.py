@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import ipywidgets as widgets
+from IPython.display import display
 
 from ciperlib.analyse.report import EvaluationImages, read_or_make
 from ciperlib.config import IMAGE_STEPS
+from ciperlib.labels import label
 from ciperlib.learn.runs import STATUS, RunError, load_run, runs_root
 from ciperlib.present import explorer
 from ciperlib.present.controls.elements import NARROW, STYLE, Control, LiveFigure, Text, make_list, make_slider
-from ciperlib.present.labels import label
+from ciperlib.present.notebook import is_live, save_figure
 
 
 class AlphaExplorer(Control):
@@ -108,3 +110,16 @@ class AlphaExplorer(Control):
     @staticmethod
     def _at(slider) -> str:
         return slider.options[slider.index]
+
+
+def show_report(alpha: float = 1.0, augmentations: str | Sequence[str] = IMAGE_STEPS) -> None:
+    """All of one encoder of the zoo at once: with its controls for a reader, as a figure in a batch.
+
+    Args:
+        alpha, augmentations: which one, as for `find_encoder`.
+    """
+    if is_live():
+        display(AlphaExplorer(alpha, augmentations))
+    else:
+        report = explorer.find_report(alpha=alpha, augmentations=augmentations)
+        save_figure(explorer.plot_report(report), "explorer", explorer.describe(report))

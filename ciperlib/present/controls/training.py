@@ -13,13 +13,13 @@ import ipywidgets as widgets
 import pandas as pd
 
 from ciperlib.config import Config
+from ciperlib.labels import labels
 from ciperlib.learn.devices import find_device
 from ciperlib.learn.progress import Progress
 from ciperlib.learn.runs import Run, read_state, runs_root
 from ciperlib.learn.training import TrainingError, fit, settle
 from ciperlib.present.controls.elements import NARROW, STYLE, WRAPPED, Control, LiveFigure, make_box, make_list
 from ciperlib.present.controls.encoder import AlphaExplorer
-from ciperlib.present.labels import labels
 from ciperlib.present.plotting import plot_history
 from ciperlib.registry import datasets, methods, steps
 
