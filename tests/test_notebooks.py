@@ -131,8 +131,8 @@ def test_embeddings(smoke):
 @pytest.mark.slow
 def test_explaining_away(smoke):
     metrics = smoke["05_explaining_away"].metrics
-    assert metrics["encoders"] == 7
-    assert metrics["pupils"] == 13
+    assert metrics["encoders"] == 3
+    assert metrics["pupils"] == 4
     assert metrics["value_nats: the 9 is a turned 6"] == pytest.approx(math.log(2), abs=0.03)
     assert metrics["forward_nats: quadrant"] > 0.4 > 0.1 > metrics["value_nats: quadrant"]
     assert metrics["level_entropy_nats, lesson: identity"] > 1.3

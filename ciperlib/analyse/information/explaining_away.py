@@ -24,6 +24,7 @@ from ciperlib.analyse.information.vinformation import Estimate, estimate, intera
 from ciperlib.analyse.keys import recipe
 from ciperlib.analyse.orbits import LEVEL, as_orbits
 from ciperlib.analyse.results import one_row_table
+from ciperlib.analyse.solvers.threads import single_where_small
 from ciperlib.analyse.statistics import bootstrap_interval
 from ciperlib.learn.seeds import derived_seed
 
@@ -104,6 +105,7 @@ class ExplainingAway:
         return one_row_table(cells)
 
 
+@single_where_small
 @recipe(1)
 def explaining_away(
     orbits: Features,
@@ -165,6 +167,7 @@ def explaining_away(
     return ExplainingAway(target, n, m, classes, **numbers, verdict=verdict, reason=reason, unseen=orbits.unseen)
 
 
+@single_where_small
 def conditional_entropy(orbits: Features, target: str = LEVEL, *, seed: int = 0) -> float:
     """H(A|Z) in nats (or H(C|Z), for a categorical target): the smaller cross-fitted cross-entropy of two linear
     models, one of the low-rank summary and one of the representations.

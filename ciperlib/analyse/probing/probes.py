@@ -25,6 +25,7 @@ from ciperlib.analyse.probing.checks import (
 )
 from ciperlib.analyse.results import ProbeResult
 from ciperlib.analyse.solvers.linear import Linear, LogisticProblem, fit_ridge, fit_sgd, moments
+from ciperlib.analyse.solvers.threads import single_where_small
 from ciperlib.analyse.statistics import bootstrap_interval, circular_error, r2, r2_columns, r2_terms
 from ciperlib.data.imageset import POSE
 
@@ -37,6 +38,7 @@ PROTOCOLS = {"accuracy": ("lbfgs", "sgd", "knn"), "R2": ("ridge",)}
 SHUFFLED = "shuffled labels"
 
 
+@single_where_small
 def fit_linear_probe(
     train: Features,
     test: Features,
@@ -133,6 +135,7 @@ def fit_knn_probe(
     )
 
 
+@single_where_small
 def fit_regression_probe(
     train: Features,
     test: Features,
@@ -200,6 +203,7 @@ def fit_regression_probe(
     return ProbeResult(factor, "R2", float(each.mean()), low, high, **counts, **rest)
 
 
+@single_where_small
 @recipe(1)
 def evaluate(
     train: Features,
