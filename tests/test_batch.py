@@ -9,7 +9,7 @@ import nbformat
 import pytest
 
 from ciperlib.__main__ import REFUSED, main
-from ciperlib.batch import runner
+from ciperlib.batch import pages, runner
 from ciperlib.batch.collect import collect, write_collection
 from ciperlib.batch.pages import Neighbours, write_page
 from ciperlib.batch.records import Record, read_record, write_record
@@ -145,14 +145,14 @@ def test_a_disk_that_is_full_anywhere_ends_in_not_done(place, tmp_path, notebook
     )
     full += "        raise OSError(28, 'No space left on device', str(b))\n    before(a, b)\nf.os.replace = replace\n"
     saved = write_notebook(tmp_path / "said.ipynb", "a = 1  # one", full + cells)
-    before = runner.write_atomically
+    before = pages.write_atomically
 
     def write(path, content):
         if path.name == place:
             raise OSError(28, "No space left on device", str(path))
         before(path, content)
 
-    monkeypatch.setattr(runner, "write_atomically", write)
+    monkeypatch.setattr(pages, "write_atomically", write)
     if place == "said.ipynb":  # papermill's own writing
         monkeypatch.setattr(
             "papermill.execute.write_ipynb", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "full"))

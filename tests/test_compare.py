@@ -170,7 +170,16 @@ def test_none_that_could_be_measured_is_an_error(cases):
         compare(cases, measure)
 
 
-@pytest.mark.parametrize("found", [3, "text", {"value": [1, 2]}, {"value": np.zeros(2)}, object()], ids=repr)
+NO_ROWS = {
+    "a number": 3,
+    "a text": "x",
+    "a list": {"value": [1, 2]},
+    "an array": {"value": np.zeros(2)},
+    "a thing": object(),
+}
+
+
+@pytest.mark.parametrize("found", NO_ROWS.values(), ids=NO_ROWS)
 def test_what_is_no_row_is_said(found, cases):
     with pytest.raises(CompareError, match=r"must give a row|holds numbers and texts"):
         compare(cases[:1], lambda case: found, keep=False)
