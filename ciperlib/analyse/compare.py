@@ -203,7 +203,7 @@ def _measured(case: Case, measure: Callable[[Case], Rows], key: str | None) -> l
     path = None if key is None else data_root() / "cache" / "measured" / f"{key_of(key, case, case.device)}.json"
     if path is not None and (rows := _recall(path)) is not None:
         return rows
-    rows = as_rows(measure(case))
+    rows = [row for row in as_rows(measure(case)) if row]
     if not rows:
         raise CompareError("the measure found nothing")
     if path is not None:
@@ -217,9 +217,9 @@ def _measured(case: Case, measure: Callable[[Case], Rows], key: str | None) -> l
 def _recall(path: Path) -> list[dict[str, Any]] | None:
     try:
         kept, sealed = read_sealed(path)
-    except (OSError, SealError):
+        return [dict(row) for row in kept["rows"]] if sealed else None
+    except (SealError, KeyError, TypeError, ValueError):
         return None
-    return [dict(row) for row in kept["rows"]] if sealed else None
 
 
 def as_rows(found: Rows) -> list[dict[str, Any]]:
