@@ -60,6 +60,9 @@ def test_the_sentences_of_notebook_02_are_true_of_its_figure(metrics):
     for factor in FACTORS:
         assert score(factor, "CIPER, image aug.") > score(factor, "SimCLR, image aug.")
     assert score("object", "SimCLR, image aug.") < score("object", "pixels")
+    by = {name: score(f"category by {name}", "CIPER, image aug., seed 0") for name in ("lbfgs", "sgd", "knn")}
+    assert abs(by["lbfgs"] - by["sgd"]) < 0.035  # their intervals, of 0.018 to either side, meet
+    assert by["knn"] == pytest.approx(by["lbfgs"] / 2, abs=0.05)
     for factor, chance in (("category", 1 / 10), ("object", 1 / 50), ("session", 1 / 11)):
         assert abs(score(factor, "shuffled labels") - chance) < 0.03
 
@@ -178,8 +181,9 @@ def test_the_sentences_of_notebook_08_are_true_of_its_table():
         assert m[f"closely, {name}: CIPER, levels shuffled"] < m[f"closely, {name}: CIPER, image aug."]
     assert m["closely, invariance_error: CIPER, image aug."] < m["closely, invariance_error: never trained"]
     assert m["closely, decodable: CIPER, image aug."] > 2 * m["closely, decodable: never trained"]
-    assert m["closely, gain: CIPER, levels shuffled"] > 0.02
+    assert m["closely, r2_gain: CIPER, levels shuffled"] > 0.02
     assert abs(m["closely, decodable: CIPER, levels shuffled"]) < 0.01
+    assert (m["differences"], m["intervals_without_0"], m["adjusted_below_05"]) == (66, 36, 3)
     assert m["verdict: CIPER, image aug., distance"] == "invariant"
     assert m["decodable: CIPER, image aug., distance"] == pytest.approx(0.5, abs=0.05)
     assert m["re-encoded: predictive, image aug."] == "11.0 [11.0, 11.0]"
