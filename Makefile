@@ -8,7 +8,7 @@ export MALLOC_MMAP_THRESHOLD_ := 536870912
 export MALLOC_TRIM_THRESHOLD_ := 536870912
 
 .DEFAULT_GOAL := run
-.PHONY: run workbook test prove lab page bench responsiveness validate zoo student clean install
+.PHONY: run workbook test prove lab page bench responsiveness validate zoo student filter clean install
 
 run: $(STAMP)  ## notebooks 01 and 02: a page in out/ and the pictures in figures/
 	$(PY) -m ciperlib run notebooks/01_training.ipynb notebooks/02_linear_probing.ipynb --publish
@@ -41,6 +41,11 @@ zoo: $(STAMP)  ## train what is missing of data/zoo; stop and start it as you li
 
 page: $(STAMP)  ## the alpha explorer as one file, out/explorer.html, to be mailed to a class
 	$(PY) -m ciperlib page
+
+KERNEL = codemirror_mode file_extension mimetype nbconvert_exporter pygments_lexer version
+filter: $(STAMP)  ## in this checkout git sees notebooks without outputs: opened, run and saved, they are unchanged
+	git config filter.notebook.clean "$(PY) -m nbstripout --keep-id --extra-keys 'metadata.widgets metadata.papermill cell.metadata.papermill $(addprefix metadata.language_info.,$(KERNEL))'"
+	grep -qs filter=notebook .git/info/attributes || (mkdir -p .git/info && echo '*.ipynb filter=notebook' >> .git/info/attributes)
 
 student: $(STAMP)  ## the notebooks without their solutions, in student/; a copy that was edited is left
 	$(PY) -m ciperlib student
