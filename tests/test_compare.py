@@ -217,8 +217,7 @@ def test_known_rows_are_not_asked_again(cases):
 
 def test_a_namesake_with_another_choice_is_not_taken_for_it(cases):
     other = find_cases([{"method": "random", "width": 4, "coordinates": False}], (0,), **QUIET)
-    known = pd.DataFrame([{**cases[0].who, "value": -1.0, "run": cases[0].config.name}])
-    assert other[0].name == "random encoder"
+    known = pd.DataFrame([{**other[0].who, "value": -1.0, "run": cases[0].config.name}])
     assert compare(other, lambda case: {"value": 1.0}, known=known)["value"].tolist() == [1]
 
 
