@@ -81,6 +81,27 @@ def test_one_weight_one_choice_one_level():
     assert key_of(rotation) == key_of(make_transformation("rotation")) != key_of(rotation.only(0, 2))
 
 
+NETWORK = """
+class Own(nn.Module):
+    def __init__(self):
+        super().__init__()
+
+    def forward(self, images):
+        return images.mean((2, 3)) {more}
+"""
+
+
+def network(more=""):
+    """One without weights, as a notebook's cell defines it."""
+    names = {"nn": torch.nn, "__name__": "__main__"}
+    exec(compile(NETWORK.format(more=more), "<cell>", "exec"), names)
+    return names["Own"]()
+
+
+def test_a_network_s_own_code_counts():
+    assert key_of(network()) == key_of(network()) != key_of(network("+ 1"))
+
+
 def test_tables_arrays_and_what_holds_them():
     table = pd.DataFrame({"a": [1.0, 2.0]})
     assert key_of(table) == key_of(table.copy()) != key_of(table.assign(a=[1.0, 2.0 + 1e-12]))

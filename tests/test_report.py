@@ -95,6 +95,25 @@ def test_it_is_written_and_read_to_the_bit(small, tmp_path):
     assert again.is_of(_sitting)
 
 
+def test_what_was_found_of_one_encoder_is_not_another_s():
+    """Though neither has weights to tell them apart."""
+
+    class Made(torch.nn.Module):
+        def __init__(self, sign):
+            super().__init__()
+            self.sign = sign
+
+        def forward(self, images):
+            mean = images.mean((2, 3))
+            return mean if self.sign else torch.rand(mean.shape, generator=torch.Generator().manual_seed(0))
+
+    images = EvaluationImages(train_size=200, test_size=120)
+    colours, noise = Made(True), Made(False)
+    told = [images.probes(encoder)["session"].value for encoder in (colours, noise)]
+    assert told[0] > told[1] + 0.2
+    assert images.probes(noise) is images.probes(noise)
+
+
 @pytest.mark.parametrize(
     "harm",
     ["missing", "truncated", "changed", "another's", "not a report", "a folder", "text", "{}", "verdict", "score",

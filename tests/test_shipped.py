@@ -24,6 +24,18 @@ def test_a_table_is_read_for_its_own_images_only(table, noise_images):
         read_shipped(table, noise_images.subset(slice(10)))
 
 
+def test_a_table_of_an_older_measure_is_refused(table, noise_images):
+    def measure():
+        pass
+
+    for measure.recipe in (1, 2):
+        ship_table(table, noise_images, recipe=measure.recipe)
+        assert len(read_shipped(table, noise_images, measure)) == len(read_shipped(table, noise_images)) == 1
+    measure.recipe = 3
+    with pytest.raises(ShippedError, match="older measure"):
+        read_shipped(table, noise_images, measure)
+
+
 def test_a_table_that_was_changed_or_that_nobody_noted_is_refused(table, noise_images, tmp_path):
     table.write_text("a\n2\n")
     with pytest.raises(ShippedError, match="is not the table"):

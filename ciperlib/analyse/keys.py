@@ -106,7 +106,7 @@ def _describe_ours(value: Any, inside: tuple[int, ...]) -> Any:
         masks = None if value.masks is None else digest(value.masks)
         return ["images", value.content(), digest(value.groups), masks]
     if isinstance(value, nn.Module):
-        return ["module", type(value).__qualname__, fingerprint(value)]
+        return ["network", _describe(type(value), type(value).__name__, inside), fingerprint(value)]
     if isinstance(value, Config):
         return ["config", value.name, value.plugins]
     if isinstance(value, Path):

@@ -138,9 +138,9 @@ class EvaluationImages:
         return self._once(encoder, "explaining-away", find)
 
     def _once(self, encoder: nn.Module, what: str, find: Callable[[], Any]) -> Any:
-        weights = fingerprint(encoder)
-        if self._found.get("weights") != weights:
-            self._found = {"weights": weights}
+        weights = fingerprint(encoder)  # which alone would not do: what has no weights may differ in its code
+        if self._found.get("encoder") is not encoder or self._found["weights"] != weights:
+            self._found = {"encoder": encoder, "weights": weights}
         if what not in self._found:
             self._found[what] = find()
         return self._found[what]

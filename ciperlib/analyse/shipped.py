@@ -51,8 +51,7 @@ def read_shipped(path: Path, images: ImageSet, measure: Callable | None = None) 
             f"{path} was measured on {known['of']}, not on these {len(images)} of {images.name}: ask for those, or "
             'measure anew with table=""'
         )
-    recipe = getattr(measure, "recipe", 1)
-    if known.get("recipe", 1) != recipe:
+    if measure is not None and known.get("recipe", 1) != measure.recipe:
         raise ShippedError(f'{path} was measured by an older {measure.__name__}: measure anew with table=""')
     table = pd.read_csv(path).rename(columns=_as_now)
     if runs := known.get("runs"):
