@@ -212,7 +212,8 @@ def page_command(options: argparse.Namespace) -> None:
 def results_command(options: argparse.Namespace) -> None:
     from ciperlib.present.results import write_results
 
-    print(f"{write_results()}: its tables are those of figures/ and data/sweeps")
+    changed = write_results()
+    print("made anew: " + ", ".join(changed) if changed else "nothing changes: all pages say what was published")
 
 
 def student_command(options: argparse.Namespace) -> None:
@@ -281,7 +282,7 @@ def _parser() -> argparse.ArgumentParser:
     page = _command(commands, "page", page_command, "the alpha explorer as one HTML file, to be mailed to a class")
     page.add_argument("--output", help="the file (default: out/explorer.html)")
 
-    _command(commands, "results", results_command, "the tables of RESULTS.md, made anew from what was published")
+    _command(commands, "results", results_command, "tables and numbers of the pages, made anew from what was published")
 
     student = _command(commands, "student", student_command, "the notebooks without their solutions")
     student.add_argument("--output", help="folder for the copies (default: student/)")

@@ -8,15 +8,48 @@ import pytest
 from test_snapshot import published
 
 from ciperlib.files import project_root
-from ciperlib.present import results
-from ciperlib.present.results import PAGE, TABLES, ResultsError, as_markdown_table, render_results
+from ciperlib.present.published import NUMBER, TABLE, ResultsError
+from ciperlib.present.results import PAGE, TABLES, as_markdown_table, pages, render_results
 
 
-def test_made_again_nothing_changes():
+@pytest.mark.parametrize("page", pages())
+def test_made_again_nothing_changes(page):
     """Of what git has: `make run` writes this machine's own numbers over figures/."""
-    text = published(PAGE)
-    assert render_results(text, published) == text
-    assert {name for _, name, _ in results.MARK.findall(text)} == set(TABLES)
+    text = published(page)
+    assert render_results(text, published, page) == text
+    assert text.count("<!-- -->") == len(NUMBER.findall(text)), "a number's mark that is not read"
+
+
+def test_every_table_is_asked_for():
+    assert {name for _, name, _ in TABLE.findall(published(PAGE))} == set(TABLES)
+
+
+METRICS = (
+    '{"metrics": {"a: b": 0.123, "a: c": 0.5, "d (difference)": 0.1, "d (low)": -0.2, "d (high)": 0.4}, "n": {"m": 7}}'
+)
+
+
+@pytest.mark.parametrize(
+    ("key", "form", "wanted"),
+    [
+        ("a: b", ".2f", "0.12"),
+        ("a: b", ".0%", "12%"),
+        ("d", "difference", "+0.100 [-0.200, +0.400]"),
+        ("a: .", "range .1f", "0.1 to 0.5"),
+        ("n > m", "d", "7"),
+    ],
+)
+def test_a_number_in_a_sentence_is_the_published_one(key, form, wanted):
+    mark = f"<!-- x | {key} | {form} -->"
+    for old in ("", "9.99"):
+        made = render_results(f"It is {mark}{old}<!-- -->, and {mark}{old}<!-- -->.", {"figures/x.json": METRICS}.get)
+        assert made == f"It is {mark}{wanted}<!-- -->, and {mark}{wanted}<!-- -->."
+
+
+@pytest.mark.parametrize("ask", ["a: z | .2f", "z | range .2f", "n > z | d", "a: b | nonsense", "d (low) | difference"])
+def test_a_number_that_is_not_published_is_named(ask):
+    with pytest.raises(ResultsError, match=r"number '.*' of RESULTS\.md cannot be made"):
+        render_results(f"<!-- x | {ask} -->1<!-- -->", {"figures/x.json": METRICS}.get)
 
 
 def test_another_number_is_another_table():

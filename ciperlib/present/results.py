@@ -1,7 +1,4 @@
-"""RESULTS.md: its tables are made of figures/, data/sweeps and the zoo's reports; the words between them are kept.
-
-A table stands between the marks `<!-- table: NAME -->` and `<!-- end -->`. To add one, write a function below.
-"""
+"""The tables of RESULTS.md, made of figures/, data/sweeps and the zoo's reports; to add one, write a function below."""
 
 from __future__ import annotations
 
@@ -10,7 +7,6 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -22,53 +18,54 @@ from ciperlib.config import Config
 from ciperlib.files import project_root, write_atomically
 from ciperlib.labels import label_of, labels, views_of
 from ciperlib.learn.zoo import zoo_grid
+from ciperlib.present.published import Read, fill, metrics_of, with_interval
 from ciperlib.registry import measures, methods
 
 PAGE = "RESULTS.md"
 FAMILY = ("simclr", "simclr_clean_pass", "ciper", "predictive")  # alpha from nothing to everything; then the others
 VIEWS = ("image", "no", "pose", "session")  # the first word of `views_of`
 FACTORS = ("category", "object", "session", "pose")
-MARK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.S)
-Read = Callable[[str], str]  # a path in the checkout -> the file's text
 TABLES: dict[str, Callable[[Read], str]] = {}
 
 
-class ResultsError(Exception):
-    """A table that nobody can make, or a file that it is made of; the message names it."""
-
-
-def render_results(text: str, read: Read) -> str:
-    """The same page with each of its tables made anew.
+def render_results(text: str, read: Read, page: str = PAGE) -> str:
+    """The same page with each of its tables and numbers made anew.
 
     Args:
+        text: of the page.
         read: gives the text of a file by its path in the checkout.
+        page: the page's name, for messages.
 
     Raises:
-        ResultsError: a mark that names no table, or a file that lacks what a table needs.
+        ResultsError: a mark that names no table, or a file that lacks what is asked of it.
     """
-
-    def fill(mark: re.Match) -> str:
-        name = mark[2]
-        if name not in TABLES:
-            raise ResultsError(f"{PAGE} asks for a table {name!r}; there are {', '.join(TABLES)}")
-        try:
-            return f"{mark[1]}{TABLES[name](read)}\n{mark[3]}"
-        except (OSError, KeyError, ValueError) as error:
-            raise ResultsError(f"the table {name!r} of {PAGE} cannot be made ({error!r})") from error
-
-    return MARK.sub(fill, text)
+    return fill(text, read, TABLES, page)
 
 
-def write_results() -> Path:
-    """Makes the tables of the checkout's RESULTS.md anew.
+def pages() -> list[str]:
+    """The pages that quote what was published, by their paths in the checkout."""
+    notebooks = sorted(path.name for path in (project_root() / "notebooks").glob("*.ipynb"))
+    return [PAGE, "README.md", *(f"notebooks/{name}" for name in notebooks)]
+
+
+def write_results() -> list[str]:
+    """Makes the tables and numbers of the checkout's pages anew; returns the pages that changed.
 
     Raises:
         ResultsError: as for `render_results`.
     """
-    path = project_root() / PAGE
-    text = path.read_text(encoding="utf-8")
-    write_atomically(path, render_results(text, lambda name: (project_root() / name).read_text(encoding="utf-8")))
-    return path
+    changed = []
+    for page in pages():
+        text = _read(page)
+        made = render_results(text, _read, page)
+        if made != text:
+            write_atomically(project_root() / page, made)
+            changed.append(page)
+    return changed
+
+
+def _read(name: str) -> str:
+    return (project_root() / name).read_text(encoding="utf-8")
 
 
 def table(make: Callable[[Read], str]) -> Callable[[Read], str]:
@@ -83,11 +80,6 @@ def as_markdown_table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str
     return "\n".join([lines[0], "|" + "---|" * len(head), *lines[1:]])
 
 
-def metrics_of(read: Read, notebook: str) -> dict[str, Any]:
-    """The published metrics of a notebook."""
-    return json.loads(read(f"figures/{notebook}.json"))["metrics"]
-
-
 def in_order(names: Iterable[str]) -> list[str]:
     """Names of encoders and baselines, as they shall stand: what cannot know first, then by views, method and alpha."""
     parts = (kind for part in REPORTED for kind in zoo_grid(part)[0])
@@ -96,12 +88,6 @@ def in_order(names: Iterable[str]) -> list[str]:
     configs.sort(key=lambda c: (VIEWS.index(views_of(c).split()[0]), order.index(c.method), c.alpha))
     known = ["shuffled labels", "pixels", "random encoder", *labels(configs)]
     return sorted(names, key=lambda name: known.index(name) if name in known else len(known))
-
-
-def with_interval(metrics: Mapping[str, float], name: str) -> str:
-    """A difference with its interval, from the metrics "NAME (difference)", (low) and (high)."""
-    difference, low, high = (metrics[f"{name} ({end})"] for end in ("difference", "low", "high"))
-    return f"{difference:+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
 @table
