@@ -222,7 +222,7 @@ def _frame() -> go.Figure:
         2, 3, specs=specs, column_widths=[0.24, 0.24, 0.52], row_heights=[0.58, 0.42], horizontal_spacing=0.06,
         vertical_spacing=0.16, subplot_titles=[
             "what a linear probe reads", "500 images laid out by PaCMAP", "image", "FullGrad",
-            "does the category tell the azimuth?",
+            "does the category add to the azimuth?",
         ],
     )  # fmt: skip
     _add_probes(figure)

@@ -231,7 +231,7 @@ def plot_synergy(points: pd.DataFrame) -> go.Figure:
     first = points["group"].iloc[0]
     for together in _close_points(points):
         x, y, names = together["entropy"].mean(), together["value"].mean(), list(map(as_plotly, together["name"]))
-        text = "<br>".join(", ".join(names[i : i + 2]) for i in range(0, len(names), 2))
+        text = "<br>".join(" · ".join(names[i : i + 2]) for i in range(0, len(names), 2))  # names hold commas
         if len(names) == 1 and together["group"].iloc[0] == first:
             place = dict(y=together["high"].iloc[0], yshift=12, showarrow=False)
         elif len(names) < 3:

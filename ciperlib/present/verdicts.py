@@ -17,7 +17,7 @@ VERDICTS = {  # and their colours: told apart by colour-blind readers, readable 
     "invariant": "#7FB8E0",
     "re-encoded": "#F0B35A",
     "lost": "#B9B9B9",
-    "unresolved": "#F3F0E4",
+    "unresolved": "#DDD0EA",
     "seeds differ": "#FFFFFF",
 }
 
@@ -78,7 +78,7 @@ def plot_decodability(table: pd.DataFrame, title: str = "") -> go.Figure:
     place = [[(encoder, parameter) for parameter in parameters] for encoder in encoders]
     text = [[_with_interval(cells[key]) if key in cells else "" for key in row] for row in place]
     value = [[cells[key][0] if cells.get(key) else None for key in row] for row in place]
-    colours = [(0, VERDICTS["unresolved"]), (1, VERDICTS["re-encoded"])]
+    colours = [(0, "#F3F0E4"), (1, VERDICTS["re-encoded"])]
     return _draw_cells(value, text, encoders, parameters, colorscale=colours, zmin=0, zmax=1).update_layout(title=title)
 
 
