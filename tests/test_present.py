@@ -139,7 +139,7 @@ def test_synergy_is_drawn_below_its_bound_and_close_points_share_a_label():
     assert list(figure.data[0].x[:2]) == list(figure.data[0].y[:2])  # the line is the diagonal
     texts = [annotation.text for annotation in figure.layout.annotations]
     assert "far" in texts
-    assert "near 0, near 1<br>near 2, near 3" in texts
+    assert "near 0 · near 1<br>near 2 · near 3" in texts
     assert figure.data[1].marker.color == (colour_of("ciper"),)
 
 
