@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 import re
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -114,6 +116,7 @@ class Config:
     options: str = _choice("", "of the method, network or images that own them: name=value, name=value")
     content: str = _choice("", "digest of the images of a folder, or of other files that may change; set by fit")
     recipe: int = _choice(RECIPE, "which behaviour of the library made the run", low=1, high=RECIPE)
+    recipes: str = _choice("", "of its parts that made an older run: method=1; set where that is loaded")
 
     def __post_init__(self) -> None:
         for f in fields(self):
@@ -122,6 +125,7 @@ class Config:
         self._settle_alpha()
         object.__setattr__(self, "options", _settled(self.options))
         check_conflicts(self)
+        self._check_recipes()
 
     @classmethod
     def from_parameters(cls, **parameters: Any) -> Config:
@@ -157,6 +161,12 @@ class Config:
         if self.invariant_share == methods[method].invariant_share:
             object.__setattr__(self, "invariant_share", None)
 
+    def _check_recipes(self) -> None:
+        owners = self.owners
+        for kind, number in _pairs(self.recipes).items():
+            if kind not in owners or not number.isdigit() or not 1 <= int(number) < owners[kind].recipe:
+                raise ConfigError(f"recipes={self.recipes!r}: {kind}={number} is no older recipe of this training")
+
     @property
     def split(self) -> int:
         """How many of h's dimensions are its invariant part, which comes first (SIE, CLeVER); 0 for other methods."""
@@ -180,7 +190,9 @@ class Config:
             chosen["alpha"] = self.alpha
         if self.precision == "bf16":
             chosen.pop("precision", None)
-        chosen |= {f"{kind}'s recipe": owner.recipe for kind, owner in owners.items() if owner.recipe > 1}
+        older = _pairs(self.recipes)
+        made_by = {kind: int(older.get(kind, owner.recipe)) for kind, owner in owners.items()}
+        chosen |= {f"{kind}'s recipe": recipe for kind, recipe in made_by.items() if recipe > 1}
         mine = {name for owner in owners.values() for name in owner.options}
         if used := {name: value for name, value in _pairs(self.options).items() if name in mine}:
             chosen["options"] = used
@@ -194,6 +206,14 @@ class Config:
         if "transformation" in own.reads:
             owners["transformation"] = transformations[self.transformation]
         return owners | {f"step {step}": steps[step] for step in (self.augmentations if own.trained else ())}
+
+    def older(self) -> Iterator[Config]:
+        """This config as its parts made it before their recipes were raised, the newest first."""
+        raised = {kind: owner.recipe for kind, owner in self.owners.items() if owner.recipe > 1}
+        for numbers in itertools.product(*(range(recipe, 0, -1) for recipe in raised.values())):
+            chosen = {kind: number for kind, number in zip(raised, numbers) if number < raised[kind]}
+            if chosen:
+                yield replace(self, recipes=",".join(f"{kind}={number}" for kind, number in chosen.items()))
 
     @property
     def plugins(self) -> dict[str, str]:
@@ -217,7 +237,7 @@ class Config:
         read |= {f.name for f in fields(self) if not f.metadata["owned"]} - {*(() if own.trained else _TRAINING)}
         if own.trained and sum(not steps[step].dataset for step in self.augmentations) > 1:
             read.add("augmentation_order")
-        return read - {"alpha", "recipe", "options", *(["momentum"] if self.optimiser == "adamw" else [])}
+        return read - {"alpha", "recipe", "recipes", "options", *(["momentum"] if self.optimiser == "adamw" else [])}
 
     @property
     def name(self) -> str:

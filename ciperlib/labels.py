@@ -69,6 +69,8 @@ def _short_label(config: Config) -> str:
 
 def _difference(config: Config, name: str) -> str:
     """How a choice of a config differs from the default: the end of its label; "" where it does not, or is not read."""
+    if name == "recipes":
+        return f", by an older recipe ({config.recipes})" if config.recipes else ""
     value = config.canonical().get(name)
     if value is None:
         return ""

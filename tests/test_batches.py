@@ -102,7 +102,7 @@ def test_the_anchor_is_the_clean_image_and_index_and_category_are_its_own(method
     images = make_noise_images()
     for batch in watch(make_trainer(images, method=method)).batches:
         assert torch.equal(batch.anchor, images.floats(batch.index))
-        assert torch.equal(batch.category, images.factors["category"][batch.index])
+        assert torch.equal(batch.factors["category"], images.factors["category"][batch.index])
         for view in batch.views:
             assert torch.equal(view.source, batch.index)  # image steps are made of the anchor itself
             assert not torch.equal(view.images, batch.anchor)

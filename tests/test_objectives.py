@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import TINY, make_noise_images
 
-from ciperlib.config import Config
+from ciperlib.config import Config, ConfigError
 from ciperlib.learn.augment import make_augmentation
 from ciperlib.learn.encoders.base import Encoder
 from ciperlib.learn.methods import losses, make_objective
@@ -22,9 +22,11 @@ def make(method="ciper", augmentations=KINDS[0], **choices):
     augmentation = make_augmentation(config, images)
     generator = torch.Generator().manual_seed(0)
     index = torch.arange(16)
-    objective = make_objective(config, augmentation.specs, categories=10)
+    objective = make_objective(config, augmentation.specs, {"category": 10, "object": 50, "session": 11})
     views = tuple(augmentation(images, index, generator) for _ in objective.crops)
-    return objective, Batch(index, images.floats(index), views, images.factors["category"][index])
+    return objective, Batch(
+        index, images.floats(index), views, {name: column[index] for name, column in images.factors.items()}
+    )
 
 
 @pytest.mark.parametrize("augmentations", KINDS)
@@ -224,3 +226,34 @@ def test_the_minus_sign_of_eq_1_rewards_errors():
     minus, _ = make(prediction_sign="minus")
     values = [float(sign(batch).terms["predictive"].detach()) for sign in (plus, minus)]
     assert values[1] == pytest.approx(-values[0], rel=1e-6)
+
+
+@pytest.mark.parametrize("target", ["category", "object", "session", "pose"])
+def test_a_supervised_encoder_is_told_one_factor_by_a_linear_map_of_h(target):
+    views = () if target == "pose" else ("flip",)
+    objective, batch = make("supervised", views, options=f"target={target}")
+    losses = objective(batch)
+    (h,) = objective.represent_views(batch)
+    answer = objective.head(h).float()
+    if target == "pose":
+        a, e, d = (batch.factors[name] for name in ("azimuth", "elevation", "distance"))
+        wanted = torch.stack((a.sin(), a.cos(), e, d), 1)
+        wanted = (wanted - wanted.mean(0)) / wanted.std(0, correction=0)
+        expected = (answer - wanted).square().mean()
+    else:
+        expected = -answer.log_softmax(1)[torch.arange(16), batch.factors[target]].mean()
+    assert losses.total.item() == pytest.approx(expected.item(), abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("choices", "said"),
+    [
+        (dict(options="target=pose"), "target=pose does not go with augmentations"),
+        (dict(options="target=session", augmentations="session"), "session changes it"),
+        (dict(options="target=session", dataset="digits"), "whose session is not known"),
+        (dict(options="target=nonsense"), "is none of category"),
+    ],
+)
+def test_what_cannot_be_told_is_refused(choices, said):
+    with pytest.raises(ConfigError, match=said):
+        Config(method="supervised", **choices)

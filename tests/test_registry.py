@@ -8,8 +8,10 @@ import torch
 from conftest import TINY, make_noise_images
 
 from ciperlib.config import Config, ConfigError
+from ciperlib.labels import labels
 from ciperlib.learn.methods.base import Objective
-from ciperlib.learn.training import Trainer
+from ciperlib.learn.runs import load_run
+from ciperlib.learn.training import Trainer, TrainingError, fit
 from ciperlib.learn.zoo import zoo_root
 from ciperlib.registry import (
     REGISTRIES,
@@ -136,7 +138,7 @@ def test_entries_stand_by_place_then_by_name(registry):
 def test_a_method_s_own_recipe_renames_its_own_runs_alone(monkeypatch):
     before = {name: Config(method=name).name for name in methods}
     sie = methods["sie"]
-    monkeypatch.setitem(methods._entries, "sie", Method(**{**vars(sie), "recipe": 2}))
+    monkeypatch.setitem(methods._entries, "sie", Method(**{**vars(sie), "recipe": sie.recipe + 1}))
     after = {name: Config(method=name).name for name in methods}
     assert [name for name in methods if before[name] != after[name]] == ["sie"]
 
@@ -203,6 +205,21 @@ def test_a_range_without_its_default_and_an_option_that_is_another_s_are_refused
         registry.register("mine", **facts(options={"sie_bias": Option(True, "x")}))(Objective)
 
 
-def test_the_names_of_what_ships_have_no_options():
-    assert options() == {}
+def test_an_option_is_in_no_name_but_its_owner_s():
+    assert list(options()) == ["target"]
     assert "options" not in Config().canonical()
+
+
+def test_a_run_of_an_older_recipe_is_known_by_its_name_and_not_trained_again():
+    sie = Config(method="sie", learning_rate=0.01)
+    (older,) = sie.older()
+    assert older.recipes == "method=1"
+    assert load_run(zoo_root() / older.name).config.recipes == "method=1"
+    assert sie.name != older.name
+    assert labels([sie, older]) == ["SIE, image aug.", "SIE, image aug., by an older recipe (method=1)"]
+    with pytest.raises(TrainingError, match="method=1 can be loaded, not trained"):
+        fit(older)
+    for wrong in ("method=2", "method=0", "method=x", "dataset=1"):
+        with pytest.raises(ConfigError, match="is no older recipe"):
+            Config(method="sie", recipes=wrong)
+    assert list(Config().older()) == []

@@ -144,6 +144,21 @@ def test_a_transformation_on_top_of_an_augmentation(steps):
         torch.testing.assert_close(view.images[level == k], torch.rot90(base.images[level == k], k, (2, 3)))
 
 
+def test_rendered_levels_are_drawn_anew_and_rendered():
+    """As every other transformation's: another level each time an image is met, the rest of it as it was."""
+    images, index = load_images("turntable", "train", size=48), torch.tensor([5, 3, 40, 7])
+    both = Transformed(Augmentation(()), azimuth_steps(4))
+    generator = torch.Generator().manual_seed(0)
+    met = [both(images, index, generator) for _ in range(40)]
+    levels = torch.stack([view.parameters[:, -1] for view in met])
+    assert all(set(column.tolist()) == {0, 1, 2, 3} for column in levels.T)
+    orbit = azimuth_steps(4).orbit(images.subset(index))
+    for view in met:
+        wanted = torch.stack([orbit[int(k)].images[i] for i, k in enumerate(view.parameters[:, -1])])
+        assert torch.equal(view.images.mul(255).round().byte(), wanted)
+        assert torch.equal(view.source, index)
+
+
 def test_an_azimuth_is_read_off_the_image_it_came_from():
     images = load_images("turntable", "train", size=200)
     both = Transformed(Augmentation(("pose",)), azimuth_steps(4))

@@ -136,6 +136,8 @@ def load_run(folder: str | Path) -> Run:
             raise RunError(f"{folder / name} is damaged (its checksum is wrong); delete the folder and train again")
     config = _read_plugin_config(folder, status)
     if config.name != folder.name:
+        config = next((older for older in config.older() if older.name == folder.name), config)
+    if config.name != folder.name:
         raise RunError(f"{folder} holds the run {config.name}; rename the folder back, its name is its identity")
     return Run(folder, config, status)
 

@@ -90,6 +90,8 @@ def fit(
     """
     if config.recipe != RECIPE:
         raise TrainingError(f"this version trains by recipe {RECIPE}; {config.recipe} can be loaded, not trained")
+    if config.recipes:
+        raise TrainingError(f"this version trains by newer recipes; {config.recipes} can be loaded, not trained")
     find_device(device)  # refused before anything is looked for
     roots = [runs_root(root), *([zoo_root()] if root is None else [])]
     found = find_run(config, *roots)
@@ -176,9 +178,9 @@ class Trainer:
     def __init__(self, config: Config, images: ImageSet, device: torch.device):
         self.config, self.images, self.device = config, images, device
         self.augmentation = make_augmentation(config, images)
-        self.category = images.factors.get("category")
-        categories = 0 if self.category is None else int(self.category.max()) + 1
-        self.objective = make_objective(config, self.augmentation.specs, categories)
+        kinds = {name: column for name, column in images.factors.items() if not column.is_floating_point()}
+        levels = {name: int(column.max()) + 1 for name, column in kinds.items()}
+        self.objective = make_objective(config, self.augmentation.specs, levels)
         scales = set(self.objective.crops)
         self.augmentations = {scale: make_augmentation(config, images, scale) for scale in scales}
         for encoder in self.objective.modules():  # a teacher's, too
@@ -258,8 +260,8 @@ class Trainer:
         for index in order[: self.steps * self.config.batch_size].split(self.config.batch_size):
             drawn = [self.augmentations[scale](self.images, index, generator) for scale in self.objective.crops]
             views = tuple(View(self._lay(v.images[mine]), v.parameters[mine], v.source[mine]) for v in drawn)
-            category = None if self.category is None else self.category[index[mine]]
-            yield Batch(index[mine], self._lay(self.images.floats(index[mine])), views, category)
+            factors = {name: column[index[mine]] for name, column in self.images.factors.items()}
+            yield Batch(index[mine], self._lay(self.images.floats(index[mine])), views, factors)
 
     def _lay(self, images: Tensor) -> Tensor:
         return images.contiguous(memory_format=self.format)

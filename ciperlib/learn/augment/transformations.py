@@ -16,7 +16,7 @@ from ciperlib.config import IMAGE_STEPS, ConfigError, nearest
 from ciperlib.data.imageset import ImageSet
 from ciperlib.learn.augment.augmentation import Augmentation
 from ciperlib.learn.augment.base import ParameterSpec, View
-from ciperlib.registry import transformations
+from ciperlib.registry import steps, transformations
 
 LEVEL = "level"  # the parameter that says at which level an image is
 BLURS = (0, 5, 9, 15)  # side of the Gaussian's window at 32x32; 0 does nothing
@@ -74,10 +74,13 @@ class Transformation:
         ]
         return replace(images, images=torch.cat(parts))
 
+    def draw(self, n: int, generator: torch.Generator) -> Tensor:
+        """n levels, int64, all as likely."""
+        return torch.randint(self.m, (n,), generator=generator, device=generator.device)
+
     def draw_levels(self, images: ImageSet, source: Tensor, generator: torch.Generator) -> Tensor:
         """A level for each of the images at `source` [B], int64, all as likely."""
-        drawn = torch.randint(self.m, (len(source),), generator=generator, device=generator.device)
-        return drawn.to(images.device)
+        return self.draw(len(source), generator).to(images.device)
 
     def apply_each(self, images: Tensor, level: Tensor) -> Tensor:
         """Each image at its own level: float [B, 3, H, W] and int64 [B] to [B, 3, H, W]."""
@@ -100,10 +103,20 @@ class Transformed:
 
     @torch.no_grad()
     def __call__(self, image_set: ImageSet, index: Tensor, generator: torch.Generator) -> View:
+        if self._renders(image_set):
+            level = self.transformation.draw(len(index), generator).to(image_set.device)
+            moved = self.transformation.render_each(image_set.subset(index), level)
+            view = self.base(moved, torch.arange(len(index), device=image_set.device), generator)
+            return View(view.images, torch.cat([view.parameters, level[:, None].float()], 1), index)
         view = self.base(image_set, index, generator)
         level = self.transformation.draw_levels(image_set, view.source, generator)
         parameters = torch.cat([view.parameters, level[:, None].float()], 1)
         return View(self.transformation.apply_each(view.images, level), parameters, view.source)
+
+    def _renders(self, images: ImageSet) -> bool:
+        """Whether the levels are rendered: not where the view is another image, whose own level is then read off."""
+        other = any(steps[spec.step].dataset for spec in self.base.specs if spec.step)
+        return isinstance(self.transformation, _Rendered) and images.renderer is not None and not other
 
     @torch.no_grad()
     def replay(self, images: Tensor, parameters: Tensor) -> Tensor:
@@ -167,10 +180,11 @@ def _grey(images: Tensor, level: int) -> Tensor:
 
 @dataclass(frozen=True)
 class _Rendered(Transformation):
-    """Level k is a factor of the turntable in the k-th part of its range: rendered anew for an orbit, read off for a
-    training image.
+    """Level k is a factor of the turntable in the k-th part of its range: rendered anew, for an orbit and for a
+    training image. Of images that cannot be rendered (photographs, another image as a view) the level is read off.
 
-    Where in its part an image lies is its own: the part is the level, and every level is as likely.
+    Where in its part an image lies is its own: the part is the level, and every level is as likely. Recipe 1 read the
+    levels of all training images off, so that they were the same in every epoch.
     """
 
     low: float = 0.0
@@ -182,6 +196,10 @@ class _Rendered(Transformation):
     def _at(self, images: ImageSet, level: int) -> ImageSet:
         if images.renderer is None:
             raise ValueError(f"only what is rendered can turn and move its objects, not {images.name}")
+        return self.render_each(images, torch.full((len(images),), level, device=images.device))
+
+    def render_each(self, images: ImageSet, level: Tensor) -> ImageSet:
+        """Each image at its own level, int64 [N]."""
         part = (self.high - self.low) / self.m
         place = self.low + (images.factors[self.name] - self.low) % part + level * part
         return images.rerender(**{self.name: place})
@@ -195,14 +213,14 @@ class _Rendered(Transformation):
 _FROM_RENDERING = "from the picture alone, never from pixels: each level is rendered"
 
 
-@transformations.register("azimuth", label="azimuth", place=81, needs=("azimuth",))
+@transformations.register("azimuth", label="azimuth", place=81, needs=("azimuth",), recipe=2)
 def azimuth_steps(m: int = 4) -> Transformation:
     """The object's azimuth in m equal parts of a circle."""
     levels = tuple(f"{360 * i / m:g}° to {360 * (i + 1) / m:g}°" for i in range(m))
     return _Rendered("azimuth", levels, _same, False, _FROM_RENDERING)
 
 
-@transformations.register("elevation", label="elevation", place=82, rendered=True)
+@transformations.register("elevation", label="elevation", place=82, rendered=True, recipe=2)
 def elevation_steps(m: int = 4) -> Transformation:
     """The camera's elevation in m equal parts of the turntable's range, 10 to 70 degrees."""
     low, high = 10.0, 70.0
@@ -210,7 +228,7 @@ def elevation_steps(m: int = 4) -> Transformation:
     return _Rendered("elevation", names, _same, False, _FROM_RENDERING, math.radians(low), math.radians(high))
 
 
-@transformations.register("distance", label="distance", place=83, rendered=True)
+@transformations.register("distance", label="distance", place=83, rendered=True, recipe=2)
 def distance_steps(m: int = 4) -> Transformation:
     """The camera's distance in m equal parts of the turntable's range, 0.8 to 1.3."""
     low, high = 0.8, 1.3

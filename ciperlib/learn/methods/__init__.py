@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pkgutil import iter_modules
 
@@ -12,10 +12,12 @@ from ciperlib.learn.methods.base import Objective
 from ciperlib.registry import methods
 
 
-def make_objective(config: Config, specs: Sequence[ParameterSpec], categories: int = 0) -> Objective:
-    """The config's objective with fresh weights, for an augmentation with these parameter specs and images of so many
-    categories (0: not known)."""
-    return methods[config.method](config, specs, categories)
+def make_objective(
+    config: Config, specs: Sequence[ParameterSpec], levels: Mapping[str, int] | None = None
+) -> Objective:
+    """The config's objective with fresh weights, for an augmentation with these parameter specs and images whose
+    categorical factors have so many values."""
+    return methods[config.method](config, specs, levels or {})
 
 
 for found in iter_modules(__path__):

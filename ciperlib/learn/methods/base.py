@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,13 +16,13 @@ from ciperlib.learn.encoders import make_encoder
 
 
 class Batch(NamedTuple):
-    """What an objective is given: `index` [B] into the image set, `anchor` float [B, 3, H, W], the views, and each
-    image's category, int64 [B], where it is known (only a control that asks for class information reads it)."""
+    """What an objective is given: `index` [B] into the image set, `anchor` float [B, 3, H, W], the views, and the
+    images' factors by name, each [B] (only controls and upper bounds read them)."""
 
     index: Tensor
     anchor: Tensor
     views: tuple[View, ...]
-    category: Tensor | None = None
+    factors: Mapping[str, Tensor] = {}
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ class Objective(nn.Module):
 
     Attributes:
         encoder: all that remains after training.
+        levels: how many values each categorical factor of the images has.
         crops: for each view that `forward` wants, the area of its crop as a share of the image's (lowest, highest); a
             view that is not cropped ignores it.
         passes_per_image: through the encoder for each training image, the "n x" of the paper's Table 3. A pass of an
@@ -54,10 +55,10 @@ class Objective(nn.Module):
     passes_per_image = 2.0
     adversarial = False
 
-    def __init__(self, config: Config, specs: Sequence[ParameterSpec], categories: int = 0):
+    def __init__(self, config: Config, specs: Sequence[ParameterSpec], levels: Mapping[str, int] | None = None):
         super().__init__()
         self.config = config
-        self.categories = categories
+        self.levels = dict(levels or {})
         self.encoder = make_encoder(config)
         self.build_heads(self.encoder.representation_size, config, specs)
 

@@ -24,7 +24,7 @@ WEIGHTS = {
 
 @methods.register(
     "sie", label="SIE", colour="#999933", alpha=0.45, invariant_share=0.5, place=80,
-    reads=("projector_width", "invariant_share"),
+    reads=("projector_width", "invariant_share"), recipe=2,
 )  # fmt: skip
 class SIE(Objective):
     """SIE (arXiv 2302.10283): one part of h is asked to be invariant, the other to move as the parameters say.
@@ -33,7 +33,7 @@ class SIE(Objective):
     leads from one view to the other (a hypernetwork) shall take one equivariant embedding to the other. VICReg's
     variance and covariance terms, on both parts together and on the predicted embedding, keep either from collapsing.
     What differs is standardised over the batch, and the hypernetwork starts at the identity for the batch's mean
-    difference.
+    difference. Recipe 1 did not halve the variance of the prediction, as the public code does.
     """
 
     def build_heads(self, inputs, config, specs):
@@ -66,7 +66,7 @@ class SIE(Objective):
             "invariance": F.mse_loss(a1, a2),
             "equivariance": F.mse_loss(guess, b2),
             "variance": (losses.variance_hinge(z1) + losses.variance_hinge(z2)) / 2,
-            "prediction_variance": losses.variance_hinge(guess),
+            "prediction_variance": losses.variance_hinge(guess) / 2,
             "covariance": losses.covariance_penalty(z1) + losses.covariance_penalty(z2),
         }
         weights = WEIGHTS | {"equivariance": self.config.alpha * WEIGHTS["equivariance"]}

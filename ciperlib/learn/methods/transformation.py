@@ -73,18 +73,19 @@ class TransformationPrediction(Objective):
             self.level_predictor = make_predictor(inputs, config.predictor_width, int(level.high) + 1)
         self.class_predictor = None
         if config.class_information != "none":
-            if not self.categories:
+            if "category" not in self.levels:
                 raise ConfigError(f"class_information={config.class_information!r} needs images with a factor category")
             with seeded(config.seed, "class_predictor"):
-                self.class_predictor = make_predictor(inputs, config.predictor_width, self.categories)
+                self.class_predictor = make_predictor(inputs, config.predictor_width, self.levels["category"])
 
     def forward(self, batch: Batch) -> Losses:
         (h,) = self.represent_views(batch)
         level = gather(batch.views[0].parameters)[:, -1].long()
         loss = F.cross_entropy(gather(self.level_predictor(h)).float(), level)
-        terms, category = {"transformation": loss}, batch.category
+        terms = {"transformation": loss}
         if self.class_predictor is None:
             return Losses(loss, terms)
+        category = batch.factors["category"]
         if self.config.class_information == "added":
             terms["class"] = F.cross_entropy(gather(self.class_predictor(h)).float(), gather(category))
             return Losses(loss + terms["class"], terms)
