@@ -95,9 +95,9 @@ def fit_linear_probe(
         model, converged = problem.solve(strength, start)
         model, details = model.unscaled(mean, scale), {"converged": converged, "validation": validation}
     guess = model(test.matrix.double()).argmax(dim=1)
-    details["train_accuracy"] = _accuracy(model, train.matrix.double(), y)
+    details["train_value"] = _accuracy(model, train.matrix.double(), y)
     rest = {"protocol": protocol, "strength": strength, "details": details, "model": model}
-    return _accuracy_result(factor, test, categories, guess, seed, resamples, **rest)
+    return accuracy_result(factor, test, categories, guess, seed, resamples, **rest)
 
 
 def fit_knn_probe(
@@ -130,7 +130,7 @@ def fit_knn_probe(
         votes.scatter_add_(1, categories.y[nearest], ((similarity.double() - 1) / temperature).exp())
         guesses.append(votes.argmax(dim=1))
     details = {"k": k, "temperature": temperature}
-    return _accuracy_result(
+    return accuracy_result(
         factor, test, categories, torch.cat(guesses), seed, resamples, protocol="knn", details=details
     )
 
@@ -190,17 +190,9 @@ def fit_regression_probe(
     strength = _strongest_of_best(validation) if validation else regularisation[0]
     model = fit_ridge(x, y, (strength,))[0].unscaled(mean, scale)
     model = Linear(model.weight * y_scale[:, None], model.bias * y_scale + y_mean)
-    guess = model(test.matrix.double())
-    terms = r2_terms(guess, truth)
-    low, high = bootstrap_interval(test.groups, terms, r2, seed, resamples)
-    each = r2_columns(terms.sum(dim=0).numpy())
-    details = {"columns": columns, "validation": validation}
-    details |= {f"R2_{column}": float(value) for column, value in zip(columns, each)}
-    details |= _errors(guess, truth, columns)
-    counts = {"n": len(test), "classes": None, "chance": 0.0, "unseen": test.unseen}
-    counts["encoder_fingerprint"] = test.encoder_fingerprint
-    rest = {"protocol": "ridge", "strength": strength, "details": details, "prediction": guess, "model": model}
-    return ProbeResult(factor, "R2", float(each.mean()), low, high, **counts, **rest)
+    guess, fitted = model(test.matrix.double()), (model(train.matrix.double()), y * y_scale + y_mean)
+    rest = {"protocol": "ridge", "strength": strength, "details": {"validation": validation}, "model": model}
+    return regression_result(factor, test, guess, truth, columns, seed, resamples, fitted=fitted, **rest)
 
 
 @single_where_small
@@ -261,7 +253,26 @@ def _fit(protocol: str, train: Features, test: Features, factor: str, **options:
     return fit_linear_probe(train, test, factor, protocol=protocol, **options)
 
 
-def _accuracy_result(
+def regression_result(
+    factor: str, test: Features, guess: Tensor, truth: Tensor, columns: tuple[str, ...], seed: int, resamples: int, *,
+    fitted: tuple[Tensor, Tensor] | None = None, details: Mapping[str, Any], **rest: Any,
+) -> ProbeResult:  # fmt: skip
+    """The result of guessing `guess` where `truth` is true, both float64 [n, columns]; `fitted` is both of the training
+    part, for its R2."""
+    terms = r2_terms(guess, truth)
+    low, high = bootstrap_interval(test.groups, terms, r2, seed, resamples)
+    each = r2_columns(terms.sum(dim=0).numpy())
+    details = {"columns": columns, **details, **{f"R2_{column}": float(v) for column, v in zip(columns, each)}}
+    details |= _errors(guess, truth, columns)
+    if fitted is not None:
+        details["train_value"] = float(r2(r2_terms(*fitted).sum(dim=0).numpy()))
+    counts = {"n": len(test), "classes": None, "chance": 0.0, "unseen": test.unseen}
+    counts["encoder_fingerprint"] = test.encoder_fingerprint
+    rest |= {"details": details, "prediction": guess}
+    return ProbeResult(factor, "R2", float(each.mean()), low, high, **counts, **rest)
+
+
+def accuracy_result(
     factor: str, test: Features, categories: Categories, guess: Tensor, seed: int, resamples: int, **rest: Any
 ) -> ProbeResult:
     """The result of guessing the positions `guess` [n] among the categories."""
@@ -308,13 +319,16 @@ def _errors(guess: Tensor, truth: Tensor, columns: tuple[str, ...]) -> dict[str,
     """Mean absolute error by factor, angles in degrees, and for a whole pose their mean."""
     by_name = {name: (guess[:, i], truth[:, i]) for i, name in enumerate(columns)}
     errors: dict[str, float] = {}
+    medians: dict[str, float] = {}  # where half of the images are far off, the mean says little
     if "sin_azimuth" in by_name:
         sines, cosines = by_name.pop("sin_azimuth"), by_name.pop("cos_azimuth")
         first, second = (torch.atan2(sine, cosine) for sine, cosine in zip(sines, cosines))
-        errors["azimuth_error_degrees"] = math.degrees(float(circular_error(first, second).mean()))
+        off = circular_error(first, second)
+        errors["azimuth_error_degrees"] = math.degrees(float(off.mean()))
+        medians["azimuth_median_error_degrees"] = math.degrees(float(off.median()))
     for name, (first, second) in by_name.items():
         error = float((first - second).abs().mean())
         errors |= {f"{name}_error_degrees": math.degrees(error)} if name in ANGLES else {f"{name}_error": error}
     if len(errors) == len(POSE):
         errors["paper_style_error"] = sum(errors.values()) / len(POSE)
-    return errors
+    return errors | medians

@@ -1,0 +1,295 @@
+"""Probes with a condition: what h knows of a factor once something else is known, or of what the probe has not seen.
+
+A factor can be in h in a form that no single map reads: each object may write its azimuth in directions of its own. So
+beside the pooled probe of `probes`: a map for each object (`fit_within`), the same with the object guessed from h
+(`fit_two_stage`), objects that the probe has not seen (`fit_unseen`), and how the answer grows with images or labels
+(`learning_curve`). All answer as the pooled probe does, with a `ProbeResult`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pandas as pd
+import torch
+from scipy.stats import t as student_t
+from torch import Tensor
+
+from ciperlib.analyse.features import Features
+from ciperlib.analyse.keys import recipe
+from ciperlib.analyse.probing.checks import (
+    ProbeError,
+    categories_of,
+    checked_regularisation,
+    column_of,
+    inner_split,
+    pose_parts,
+    targets_of,
+)
+from ciperlib.analyse.probing.probes import (
+    RIDGE_REGULARISATION,
+    accuracy_result,
+    fit_linear_probe,
+    fit_regression_probe,
+    regression_result,
+)
+from ciperlib.analyse.results import ProbeResult
+from ciperlib.analyse.solvers.linear import Linear, fit_ridge, moments
+from ciperlib.analyse.solvers.threads import single_where_small
+from ciperlib.learn.seeds import derived_seed
+
+Ask = Callable[[Features, Features], ProbeResult]
+FEW = (1e-2,)  # regularisation where there are too few labels to choose one
+
+
+@single_where_small
+@recipe(1)
+def fit_within(
+    train: Features,
+    test: Features,
+    factor: str,
+    group: str,
+    *,
+    told: Tensor | None = None,
+    regularisation: Sequence[float] = RIDGE_REGULARISATION,
+    seed: int = 0,
+    resamples: int = 1000,
+) -> ProbeResult:
+    """How well a ridge regression of its own for each value of a group reads a continuous factor.
+
+    Args:
+        train, test: features of one encoder, without a common group of images.
+        factor: a float factor, or "pose".
+        group: a categorical factor: each of its values gets a map, all with one strength.
+        told: int64 [n], whose map each test image is read with; None for its own.
+        regularisation: strengths to choose from on held-out images of all values together. The mean of all images is
+            predicted unless the best strength is known to do better (t-test, one in two hundred): few images shall do
+            no worse than none.
+        seed, resamples: as for `fit_regression_probe`.
+
+    `details` as for `fit_regression_probe`; the `strength` is infinite where no map is better than the mean.
+
+    Raises:
+        ProbeError: as `fit_regression_probe`; a group that is continuous or has values that the training part lacks.
+
+    Example:
+        >>> from ciperlib.analyse.features import pixel_features
+        >>> from ciperlib.data import load_images
+        >>> images = [load_images("turntable", split, size=300) for split in ("train", "test")]
+        >>> fit_within(*pixel_features(*images, components=16), "elevation", "category").metric
+        'R2'
+    """
+    regularisation = checked_regularisation(regularisation)
+    which = categories_of(train, test, group)
+    names = pose_parts(train, test) if factor == "pose" else (factor,)
+    columns, y = targets_of(train, names, "training")
+    _, truth = targets_of(test, names, "test")
+    mean, scale = moments(train.matrix)
+    x, z = ((part.matrix - mean) / scale for part in (train, test))
+    y_mean, y_scale = moments(y)
+    y = (y - y_mean) / y_scale
+    strength, validation = _choose(x, y, which.y, train.groups, regularisation, seed)
+    maps = [_fit(x, y, which.y == k, (strength,))[0] for k in range(len(which.values))]
+    own = torch.searchsorted(which.values, which.truth if told is None else told)
+    guess, fitted = (y_mean + y_scale * _by_value(maps, *rows) for rows in ((z, own), (x, which.y)))
+    rest = {"protocol": "ridge", "strength": strength, "details": {"validation": validation}}
+    rest["details"] |= {"group": group, "maps": len(maps)}
+    fitted = fitted, y_mean + y_scale * y
+    return regression_result(factor, test, guess, truth, columns, seed, resamples, fitted=fitted, **rest)
+
+
+@recipe(1)
+def fit_two_stage(
+    train: Features, test: Features, factor: str, group: str, *, seed: int = 0, resamples: int = 1000, **options: Any
+) -> ProbeResult:
+    """`fit_within` without being told the group: a linear classifier, fitted on the training part, guesses it from h.
+
+    `details["group_accuracy"]` is the classifier's. Arguments and errors as for `fit_within`.
+    """
+    guessed = fit_linear_probe(train, test, group, seed=seed, resamples=0)
+    found = fit_within(train, test, factor, group, told=guessed.prediction, seed=seed, resamples=resamples, **options)
+    return replace(found, details={**found.details, "group_accuracy": guessed.value})
+
+
+@recipe(1)
+def deal_groups(features: Features, group: str, seed: int = 0) -> Features:
+    """The same features with one factor dealt out to other images: the floor of `fit_within`."""
+    order = torch.randperm(len(features), generator=torch.Generator().manual_seed(seed))
+    return replace(features, factors={**features.factors, group: column_of(features, group)[order]})
+
+
+@recipe(1)
+def fit_unseen(
+    train: Features,
+    test: Features,
+    factor: str,
+    group: str,
+    *,
+    folds: int = 5,
+    seed: int = 0,
+    resamples: int = 1000,
+    **options: Any,
+) -> ProbeResult:
+    """How well a probe reads a factor of groups that it has not been fitted on: folds over the values of `group`.
+
+    Each test image is asked of the probe that was fitted on the training images of the other folds' values. It is the
+    probe that has not seen them; whether the encoder has, `unseen` says.
+
+    Args:
+        factor: categorical, or continuous, or "pose".
+        group: a categorical factor. Where the factor is the same for all images of a value, as an object's category is,
+            each fold takes its share of each category.
+        folds: at most as many as there are values.
+        options: for the probe.
+
+    Raises:
+        ProbeError: as the probe; fewer values than folds, or a category that only one fold has.
+    """
+    which = categories_of(train, test, group)
+    fold = _folds_of_values(train, factor, which.y, len(which.values), folds, seed)
+    fold_of_test = fold[torch.searchsorted(which.values, which.truth)]
+    continuous = factor == "pose" or column_of(train, factor).is_floating_point()
+    ask = fit_regression_probe if continuous else fit_linear_probe
+    prediction, right, all_right = None, [], []
+    for f in range(int(fold.max()) + 1):
+        rows = fold_of_test == f
+        if not rows.any():
+            continue
+        part = train.subset(fold[which.y] != f)
+        try:
+            found = ask(part, test.subset(rows), factor, seed=seed, resamples=0, **options)
+        except ProbeError as error:
+            raise ProbeError(f"with the values of {group} in {folds} folds: {error}") from error
+        if prediction is None:
+            prediction = found.prediction.new_zeros(len(test), *found.prediction.shape[1:])
+        prediction[rows] = found.prediction
+        right.append(found.details["train_value"])
+        all_right.append(len(part))
+    details = {"group": group, "folds": folds, "train_value": sum(right) / len(right)}
+    if continuous:
+        names = pose_parts(train, test) if factor == "pose" else (factor,)
+        columns, truth = targets_of(test, names, "test")
+        return regression_result(
+            factor, test, prediction, truth, columns, seed, resamples, protocol="ridge", details=details
+        )
+    categories = categories_of(train, test, factor)
+    guess = torch.searchsorted(categories.values, prediction)
+    return accuracy_result(factor, test, categories, guess, seed, resamples, protocol="lbfgs", details=details)
+
+
+@recipe(1)
+def learning_curve(
+    train: Features, test: Features, ask: Ask, per: str, counts: Sequence[int], *, draws: int = 3, seed: int = 0
+) -> pd.DataFrame:
+    """What a probe knows from few training images: some of each value of a factor, drawn several times.
+
+    Args:
+        ask: a probe, called with (training part, test part).
+        per: a categorical factor; of each of its values as many images are drawn.
+        counts: how many; a value that has fewer gives all of them.
+        draws: of each count.
+
+    Returns:
+        A row for each count and draw: count, draw, n (training images), value, and the numbers among the details.
+
+    Example:
+        >>> from ciperlib.analyse.features import pixel_features
+        >>> from ciperlib.data import load_images
+        >>> images = [load_images("turntable", split, size=300) for split in ("train", "test")]
+        >>> curve = learning_curve(*pixel_features(*images, components=16), few_labels("category"), "category", [2, 8])
+        >>> list(curve["n"])
+        [20, 20, 20, 80, 80, 80]
+    """
+    if draws < 1 or not len(counts) or min(counts) < 1:
+        raise ProbeError(f"counts and draws must be at least 1, not {list(counts)} and {draws}")
+    column, rows = column_of(train, per), []
+    if column.is_floating_point():
+        raise ProbeError(
+            f"{per} is continuous: name a categorical factor, some images of each value of which are drawn"
+        )
+    for count in counts:
+        for draw in range(draws):
+            generator = torch.Generator().manual_seed(derived_seed(seed, "learning_curve", draw))
+            order = torch.randperm(len(train), generator=generator)
+            ranks = _rank_within(column[order])
+            part = train.subset(order[ranks < count].sort().values)
+            found = ask(part, test)
+            numbers = {k: v for k, v in found.details.items() if isinstance(v, (int, float))}
+            rows.append({"count": count, "draw": draw, "n": len(part), "value": found.value, **numbers})
+    return pd.DataFrame(rows)
+
+
+def few_labels(factor: str) -> Ask:
+    """The linear probe of a categorical factor where there are too few labels to choose a regularisation."""
+
+    def ask(train: Features, test: Features) -> ProbeResult:
+        return fit_linear_probe(train, test, factor, regularisation=FEW, resamples=0)
+
+    return ask
+
+
+def _rank_within(column: Tensor) -> Tensor:
+    """How many rows before each one have the same value, int64 [N]."""
+    order = torch.argsort(column, stable=True)
+    _, counts = torch.unique_consecutive(column[order], return_counts=True)
+    first = torch.repeat_interleave(counts.cumsum(0) - counts, counts)
+    ranks = torch.empty(len(column), dtype=torch.int64)
+    ranks[order] = torch.arange(len(column)) - first
+    return ranks
+
+
+def _folds_of_values(train: Features, factor: str, y: Tensor, values: int, folds: int, seed: int) -> Tensor:
+    """A fold for each value of a group [K]; of each category its share, where the factor is one of the values'."""
+    if not 2 <= folds <= values:
+        raise ProbeError(f"folds must be from 2 to the {values} values that there are, not {folds}")
+    order = torch.randperm(values, generator=torch.Generator().manual_seed(seed))
+    column = train.factors.get(factor)
+    if column is not None and not column.is_floating_point():
+        first = torch.empty(values, dtype=column.dtype).scatter_(0, y, column)
+        if torch.equal(first[y], column):
+            order = order[torch.argsort(first[order], stable=True)]
+    fold = torch.empty(values, dtype=torch.int64)
+    fold[order] = torch.arange(values) % folds
+    return fold
+
+
+def _fit(x: Tensor, y: Tensor, rows: Tensor, strengths: Sequence[float]) -> list[Linear]:
+    """Ridge regressions of some rows; an infinite strength predicts 0, the mean of all."""
+    finite = tuple(strength for strength in strengths if math.isfinite(strength))
+    fits = iter(fit_ridge(x[rows], y[rows], finite) if finite else [])
+    mean = Linear(x.new_zeros(y.shape[1], x.shape[1]), y.new_zeros(y.shape[1]))
+    return [next(fits) if math.isfinite(strength) else mean for strength in strengths]
+
+
+def _by_value(maps: Sequence[Linear], x: Tensor, own: Tensor) -> Tensor:
+    """Each row by the map of its value."""
+    guess = x.new_empty(len(x), len(maps[0].bias))
+    for k, model in enumerate(maps):
+        guess[own == k] = model(x[own == k])
+    return guess
+
+
+def _choose(
+    x: Tensor, y: Tensor, own: Tensor, groups: Tensor, strengths: tuple[float, ...], seed: int
+) -> tuple[float, dict[float, float]]:
+    """The strength of all maps, and R2 of each strength on held-out images."""
+    fitted, held = inner_split(groups, seed)
+    tried = (math.inf, *sorted(strengths, reverse=True))
+    errors = x.new_zeros(len(held), len(tried))
+    spread = y.var(0, correction=0).sum()
+    for k in own[held].unique().tolist():
+        rows, mine = fitted[own[fitted] == k], own[held] == k
+        if not len(rows):  # nothing to fit on: no strength is told from another
+            continue
+        for i, model in enumerate(_fit(x, y, rows, tried)):
+            errors[mine, i] = (model(x[held[mine]]) - y[held[mine]]).square().sum(1)
+    means = errors.mean(0)
+    best = int(means.argmin())
+    gain = errors[:, 0] - errors[:, best]
+    error = float(gain.std()) / math.sqrt(len(held)) if len(held) > 1 else math.inf
+    known = float(means[0] - means[best]) > student_t.ppf(0.995, max(1, len(held) - 1)) * error
+    validation = {strength: float(1 - mean / spread) for strength, mean in zip(tried, means)}
+    return (tried[best] if known else math.inf), validation
