@@ -176,7 +176,7 @@ def test_sie_s_terms_and_their_weights():
     g = losses.standardise(torch.cat(list(steps.values()), 1))
     guess = torch.stack([objective.hypernetwork(g[i]).view(half, half) @ b1[i] for i in range(16)])
     torch.testing.assert_close(found.terms["equivariance"], (guess - b2).square().mean())
-    torch.testing.assert_close(found.terms["prediction_variance"], losses.variance_hinge(guess))
+    torch.testing.assert_close(found.terms["prediction_variance"], losses.variance_hinge(guess) / 2)
     whole = [torch.cat(parts, 1) for parts in ((a1, b1), (a2, b2))]
     hinges, penalties = ([term(z) for z in whole] for term in (losses.variance_hinge, losses.covariance_penalty))
     torch.testing.assert_close(found.terms["variance"], sum(hinges) / 2)
