@@ -61,6 +61,23 @@ def test_weights_of_0_are_rows_that_are_not_there_and_an_offset_is_kept():
     assert stiff.abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("penalise_bias", [False, True])
+@pytest.mark.parametrize("ridge", [1e-4, 1e-2, 1.0])
+def test_many_parameters_are_fitted_by_lbfgs_to_the_same_minimum(monkeypatch, ridge, penalise_bias):
+    g = torch.Generator().manual_seed(1)
+    x = torch.randn(3, 400, 9, generator=g, dtype=torch.float64)
+    x[..., -1] = 1
+    true = torch.randn(3, 9, 6, generator=g, dtype=torch.float64)
+    y = (x @ true + torch.randn(3, 400, 6, generator=g, dtype=torch.float64)).argmax(2)
+    offset = torch.randn(3, 400, 6, generator=g, dtype=torch.float64)
+    weight = (torch.rand(3, 400, generator=g) < 0.8).double()
+    choices = dict(weight=weight, offset=offset, penalise_bias=penalise_bias)
+    newton = fit_softmax(x, y, 6, torch.full((3,), ridge), **choices)
+    monkeypatch.setattr("ciperlib.analyse.solvers.softmax.LARGE", 0)
+    lbfgs = fit_softmax(x, y, 6, torch.full((3,), ridge), **choices)
+    torch.testing.assert_close(log_softmax(x, lbfgs, offset), log_softmax(x, newton, offset), atol=2e-3, rtol=0)
+
+
 def test_separable_data_do_not_diverge():
     x, _ = problem(b=1)
     y = (x[:, :, 0] > 0).long()

@@ -1,12 +1,16 @@
-"""Many small softmax regressions at once: Newton's method on a batch of problems, exact and deterministic."""
+"""Many small softmax regressions at once, exact and deterministic: Newton's method on a batch of problems where their
+Hessians are small, L-BFGS where they are not."""
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+LARGE = 200  # parameters from which a Hessian costs more than the iterations that it saves
+MEMORY, RENEWED = 12, 10  # steps that L-BFGS remembers, and after which its preconditioner is made anew
 WORTH = 0.4  # a Hessian is kept as long as its step takes the gradient below this share of what it was
 TINY = 1e-9  # added to the Hessian: shifting all classes together changes nothing
 
@@ -25,7 +29,7 @@ def fit_softmax(
         weight: float64 [B, n], for instance 0 for rows that only fill up; 1 without it.
         offset: float64 [B, n, classes], fixed logits to which those of x are added.
         penalise_bias: whether the biases are drawn to 0 too.
-        tolerance: of the largest entry of the gradient. limit: of iterations.
+        tolerance: of the largest entry of the gradient. limit: of iterations of Newton's method, and of ten of L-BFGS.
 
     Returns:
         theta float64 [B, p, classes].
@@ -40,10 +44,12 @@ def fit_softmax(
     hit = torch.nn.functional.one_hot(y, classes).to(x).mT.contiguous()
     problem = _Problem(x, hit, weight, None if offset is None else offset.mT.contiguous(), penalty)
     theta = x.new_zeros(b, classes, p)
+    if classes * p >= LARGE:
+        return _lbfgs(problem, theta, tolerance, 10 * limit).mT
     value, probability = problem.value(theta)
     factor, before = None, float("inf")
     for _ in range(limit):
-        gradient = (weight * (probability - hit)) @ x + penalty * theta
+        gradient = problem.gradient(theta, probability)
         steepest = float(gradient.abs().max())
         if steepest < tolerance:
             break
@@ -80,6 +86,16 @@ class _Problem:
         loss = -((self.hit * log_probability).sum(1) * self.weight[:, 0]).sum(1)
         return loss + 0.5 * (self.penalty * theta.square()).sum((1, 2)), log_probability.exp_()
 
+    def gradient(self, theta: Tensor, probability: Tensor) -> Tensor:
+        """Of the objective, [B, k, p]."""
+        return (self.weight * (probability - self.hit)) @ self.x + self.penalty * theta
+
+    def blocks(self, probability: Tensor) -> Tensor:
+        """The Hessian's blocks on the diagonal, [B, k, p, p]."""
+        curvature = self.weight * probability * (1 - probability)
+        own = [self.x.mT @ (curvature[:, i, :, None] * self.x) for i in range(probability.shape[1])]
+        return torch.stack(own, 1) + torch.diag_embed(self.penalty + TINY)
+
     def hessian(self, probability: Tensor) -> Tensor:
         """[B, k p, k p]: blocks x' diag(w p_k (1[k = l] - p_l)) x."""
         b, _, p = self.x.shape
@@ -92,6 +108,42 @@ class _Problem:
                 block = self.x.mT @ (curvature[:, :, None] * self.x)
                 hessian[:, i, :, j], hessian[:, j, :, i] = block, block
         return hessian.view(b, k * p, k * p) + torch.diag_embed(self.penalty.reshape(b, -1) + TINY)
+
+
+def _lbfgs(problem: _Problem, theta: Tensor, tolerance: float, limit: int) -> Tensor:
+    """The minimum by L-BFGS from `theta`, preconditioned by the Hessian's diagonal blocks, which are renewed now and
+    then; each problem has its own step."""
+
+    def precondition(g: Tensor) -> Tensor:
+        return torch.cholesky_solve(g.reshape(-1, g.shape[2], 1), factor).view_as(g)
+
+    def dot(a: Tensor, b: Tensor) -> Tensor:
+        return (a * b).sum((1, 2), keepdim=True)
+
+    value, probability = problem.value(theta)
+    gradient, pairs = problem.gradient(theta, probability), deque(maxlen=MEMORY)
+    for i in range(limit):
+        if float(gradient.abs().max()) < tolerance:
+            break
+        if i % RENEWED == 0:
+            factor = _factor(problem.blocks(probability).flatten(0, 1))
+        step, kept = gradient.clone(), []
+        for change, bend, curvature in reversed(pairs):
+            kept.append(dot(change, step) / curvature)
+            step -= kept[-1] * bend
+        step = precondition(step)
+        for (change, bend, curvature), share in zip(pairs, reversed(kept)):
+            step += change * (share - dot(bend, step) / curvature)
+        uphill = dot(step, gradient) <= 0  # rounding, at the end
+        step = torch.where(uphill, precondition(gradient), step)
+        moved, value, probability = _descend(problem, theta, step, value, probability)
+        after = problem.gradient(moved, probability)
+        change, bend = moved - theta, after - gradient
+        curvature = dot(change, bend)
+        sound = curvature > 1e-300  # a problem that is done, or did not move, remembers nothing of this step
+        pairs.append((change * sound, bend * sound, torch.where(sound, curvature, 1.0)))
+        theta, gradient = moved, after
+    return theta
 
 
 def _factor(hessian: Tensor) -> Tensor:
