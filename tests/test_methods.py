@@ -18,7 +18,7 @@ from ciperlib.learn.methods.base import half_size, represent
 from ciperlib.learn.methods.clever import LOCAL_VIEWS, TEACHER_MOMENTUM
 from ciperlib.learn.methods.targets import anchor_targets, pair_targets
 from ciperlib.learn.training import Trainer, fit
-from ciperlib.registry import methods
+from ciperlib.registry import methods, options
 
 IMAGE = ("crop", "flip", "jitter", "grayscale")
 
@@ -327,7 +327,7 @@ def test_the_papers_constants():
     assert equimod.TEMPERATURE == 0.2  # arXiv 2211.01244
     assert (TEACHER_MOMENTUM, clever.CENTRE_MOMENTUM) == (0.996, 0.9)  # arXiv 2104.14294
     assert (clever.TEACHER_TEMPERATURE, clever.STUDENT_TEMPERATURE) == (0.04, 0.1)
-    assert clever.REGULARISATION == 0.001  # arXiv 2406.00262
+    assert options()["preg"].default == 0.001  # arXiv 2406.00262
     assert {name: methods[name].alpha for name in ("essl", "augself", "equimod", "sie", "clever")} == {
         "essl": 0.4, "augself": 1.0, "equimod": 1.0, "sie": 0.45, "clever": 1.0,
     }  # fmt: skip
@@ -335,11 +335,11 @@ def test_the_papers_constants():
     assert shares == {"sie": 0.5, "clever": 0.8}
 
 
-@pytest.mark.parametrize("alpha", [0.1, 2.0])
-def test_clever_s_total_is_its_terms_with_their_weights(alpha):
-    objective, batch = make("clever", norm="group", alpha=alpha)
+@pytest.mark.parametrize(("alpha", "preg"), [(0.1, 0.001), (2.0, 0.001), (1.0, 0.0), (1.0, 0.5)])
+def test_clever_s_total_is_its_terms_with_their_weights(alpha, preg):
+    objective, batch = make("clever", norm="group", alpha=alpha, options=f"preg={preg}")
     found = objective(batch)
-    weights = {"distillation": 1.0, "orthogonality": alpha, "regularisation": 0.001}
+    weights = {"distillation": 1.0, "orthogonality": alpha, "regularisation": preg}
     torch.testing.assert_close(found.total, sum(weights[name] * term for name, term in found.terms.items()))
 
 

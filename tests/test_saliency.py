@@ -221,6 +221,15 @@ def test_train_mode_is_refused():
         FullGrad(network)
 
 
+def test_layers_are_enlarged_as_is_asked():
+    corner = torch.zeros(1, 1, 2, 2)
+    corner[0, 0, 0, 0] = 1
+    terms = fullgrad.FullGradients(torch.zeros(1), torch.zeros(1, 3, 4, 4), {"conv": corner})
+    for align in (False, True):
+        expected = torch.nn.functional.interpolate(corner, (4, 4), mode="bilinear", align_corners=align)
+        torch.testing.assert_close(saliency_map(terms, align_corners=align), expected)
+
+
 def test_maps_are_the_sum_of_rescaled_parts_and_survive_a_constant_one():
     terms = fullgrad.FullGradients(
         torch.zeros(1), torch.tensor([[[[0.0, -2.0], [1.0, 0.0]]]]),

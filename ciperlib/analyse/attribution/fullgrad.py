@@ -180,18 +180,21 @@ def _why_inexact(module: nn.Module, container: bool) -> str | None:
     return None if container else "is none of the layers that are known to be piecewise linear"
 
 
-def saliency_map(terms: FullGradients, *, per_channel: bool = False, rescale: bool = True) -> Tensor:
+def saliency_map(
+    terms: FullGradients, *, per_channel: bool = False, rescale: bool = True, align_corners: bool = False
+) -> Tensor:
     """FullGrad's picture, [B, 1, H, W]: psi(gradient * input) + sum over spatial layers and channels of psi(terms).
 
     psi is |.|, rescaled to 0..1 (jointly over a layer's channels, as in the authors' code, or `per_channel`), and
     enlarged bilinearly. For shares inside a mask use rescale=False: rescaling makes every layer count as much; without
-    it, each layer counts with the sum of its terms' absolute values, whatever its resolution.
+    it, each layer counts with the sum of its terms' absolute values, whatever its resolution. The authors' code
+    enlarges with `align_corners=True`, which stretches a layer's outermost pixels to the image's edge.
     """
     parts = [term for term in (terms.input, *terms.constants.values()) if term.ndim == 4]
-    return sum(_psi(part, terms.input.shape[2:], per_channel, rescale) for part in parts)
+    return sum(_psi(part, terms.input.shape[2:], per_channel, rescale, align_corners) for part in parts)
 
 
-def _psi(part: Tensor, size: torch.Size, per_channel: bool, rescale: bool) -> Tensor:
+def _psi(part: Tensor, size: torch.Size, per_channel: bool, rescale: bool, align_corners: bool) -> Tensor:
     """The channels are summed before they are enlarged: both are linear, and there are up to hundreds of channels."""
     part = part.abs()
     if not rescale:
@@ -202,7 +205,7 @@ def _psi(part: Tensor, size: torch.Size, per_channel: bool, rescale: bool) -> Te
     else:
         low, span = (x.view(-1, 1, 1, 1) for x in _range(part.flatten(1)))
         flat = (part - low).sum(1, keepdim=True) / span  # in this order a constant layer is exactly 0
-    return F.interpolate(flat, size, mode="bilinear", align_corners=False)
+    return F.interpolate(flat, size, mode="bilinear", align_corners=align_corners)
 
 
 def _range(flat: Tensor) -> tuple[Tensor, Tensor]:

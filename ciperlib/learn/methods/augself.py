@@ -39,8 +39,9 @@ class AugSelf(SimCLR):
     """AugSelf (arXiv 2111.09613): contrast, and from [h1, h2] what the two views' parameters differ by.
 
     One head a step of augmentation, asked in both orders, and the losses added: for crop and jitter a squared error
-    behind a tanh, for flip the cross-entropy of "are both turned the same way?". Grey views are not predicted, as
-    there. The pose, which is not in the paper, is standardised over the batch, without the tanh.
+    behind a tanh, for flip the cross-entropy of "is one mirrored and the other not?" (the public code's label is the
+    opposite one, which is the same loss). Grey views are not predicted, as there. The pose, which is not in the paper,
+    is standardised over the batch, without the tanh.
     """
 
     def build_heads(self, inputs, config, specs):

@@ -14,13 +14,12 @@ from ciperlib.learn.methods import losses
 from ciperlib.learn.methods.base import Batch, Losses, Objective, half_size, represent
 from ciperlib.learn.parallel import gather, world_size
 from ciperlib.learn.seeds import seeded
-from ciperlib.registry import methods
+from ciperlib.registry import Option, methods
 
 GLOBAL, LOCAL = (0.4, 1.0), (0.05, 0.4)  # area of the crops, as in DINO
 LOCAL_VIEWS = 4  # at half the side: as much computing as one whole view
 TEACHER_TEMPERATURE, STUDENT_TEMPERATURE = 0.04, 0.1
 CENTRE_MOMENTUM, TEACHER_MOMENTUM = 0.9, 0.996  # the latter at the start; 1 at the end, by a cosine
-REGULARISATION = 0.001  # of PReg
 BOTTLENECK = 64  # of a head, before its prototypes
 
 
@@ -52,6 +51,7 @@ def check_crops(config: Config) -> None:
 @methods.register(
     "clever", label="CLeVER", colour="#AA4499", alpha=1.0, invariant_share=0.8, check=check_crops, halves=True,
     reads=("projector_width", "invariant_share", "orthogonality"), place=90,
+    options={"preg": Option(0.001, "weight of PReg, which keeps CLeVER's heads at one size", low=0, high=1e6)},
 )  # fmt: skip
 class CLeVER(Objective):
     """CLeVER (arXiv 2406.00262): h = [invariant | equivariant], the first int(0.8 d) dimensions and the rest.
@@ -61,10 +61,12 @@ class CLeVER(Objective):
     equivariant part the answers of different views shall be orthogonal. PReg keeps the two student heads' weights at
     one size.
 
-        total = DINO + alpha * orthogonality + 0.001 * | |weights of one head|^2 - |weights of the other|^2 |
+        total = DINO + alpha * orthogonality + preg * | |weights of one head|^2 - |weights of the other|^2 |
 
     What remains after training, `encoder`, is the teacher's, as in DINO. The paper's 65,536 prototypes are
-    `projector_width` here, and its optimiser's tricks (clipping, a rising weight decay) are left out.
+    `projector_width` here, for both heads (the public code's second one has 16,384 by default, which its centre does
+    not fit); its optimiser's tricks (clipping, a rising weight decay, a last layer that is frozen in the first epoch)
+    are left out.
     """
 
     crops = (GLOBAL, GLOBAL, *LOCAL_VIEWS * (LOCAL,))
@@ -108,7 +110,7 @@ class CLeVER(Objective):
         if self.training:
             self._move_centres(teacher)
         # the processes' gradients are summed, and this term is whole in each
-        size = REGULARISATION / world_size()
+        size = self.config.option("preg") / world_size()
         weights = {"distillation": 1.0, "orthogonality": self.config.alpha, "regularisation": size}
         return Losses(sum(weights[name] * term for name, term in terms.items()), terms)
 

@@ -26,6 +26,10 @@ class EquiMod(SimCLR):
 
     The predicted embedding has to find the true one among those of all images and views, by the same contrastive loss
     at temperature 0.2: total = contrastive + alpha * nt_xent(embedding, predicted embedding).
+
+    Departures from the public code: there the parameters are standardised by constants of the data set (here over the
+    batch) and say also whether and in which order colours were changed; and the image and its views share one pass, and
+    so BatchNorm's statistics (`anchor_forward="joint"`).
     """
 
     passes_per_image = 3

@@ -22,6 +22,9 @@ class ESSL(SimCLR):
 
     total = contrastive + alpha * cross-entropy over the four rotations, each of which every third view takes. The small
     views have a pass of their own before the others', so nearly half of BatchNorm's running statistics are theirs.
+
+    Departures from the public code: there each of the two views has a pass of its own, too, and is contrasted with the
+    other views alone (`contrastive="cross_view"`).
     """
 
     crops = 3 * (CROP_SCALE,)
