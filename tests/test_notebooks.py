@@ -183,7 +183,8 @@ def test_linear_probing_on_cifar10(tmp_path):
 def test_explaining_away_on_cifar10(tmp_path):
     """No encoder in the zoo, so they are trained; here for one epoch."""
     real_data("cifar-10-batches-py")
-    values = {"dataset": "cifar10", "epochs": 1, "train_size": 300, "batch_size": 100, "width": 8}
+    values = {"dataset": "cifar10", "epochs": 1, "train_size": 300, "batch_size": 100, "width": 8, "images": 200}
+    values |= {"only": "", "lessons": ""}
     record = runner.run(
         project_root() / "notebooks" / "05_explaining_away.ipynb", values, profile="smoke", output=tmp_path
     )
