@@ -143,12 +143,12 @@ def test_the_results_table_of_the_kin_is_what_notebook_08_found():
     assert (record["profile"], record["parameters"]) == ("teaching", {})
     m, text = record["metrics"], results_page()
     interval = r"[-\d.]+ \[[-\d.]+, [-\d.]+\]"
-    rows = re.findall(rf"^\| ([^|]+?)((?: \| {interval}){{7}}) \| (\d) \| ({interval}) \|$", text, re.M)
+    rows = re.findall(rf"^\| ([^|]+?)((?: \| {interval}){{7}}) \| (\d) \|$", text, re.M)
     assert len(rows) == 12
     columns = (*FACTORS, "re-encoded", "invariant", "synergy")
-    for name, cells, passes, minutes in rows:
+    for name, cells, passes in rows:
         assert cells.split(" | ")[1:] == [m[f"{column}: {name}"] for column in columns], name
-        assert (float(passes), minutes) == (m[f"passes: {name}"], m[f"minutes: {name}"])
+        assert float(passes) == m[f"passes: {name}"]
 
 
 def test_what_the_results_say_of_each_parameter():
@@ -208,9 +208,9 @@ def test_the_sentences_of_notebook_08_are_true_of_its_table():
 
     assert mean("object", "EquiMod") >= mean("object", "CIPER") > mean("object", "predictive")
     assert mean("category", "EquiMod") >= mean("category", "CIPER")
-    for name in ("AugSelf", "SIE"):
-        assert mean("object", "SimCLR") < mean("object", name) < mean("object", "EquiMod")
-    assert mean("object", "E-SSL") == pytest.approx(mean("object", "SimCLR"), abs=0.03)
+    assert mean("object", "SimCLR") + 0.05 < mean("object", "AugSelf") < mean("object", "EquiMod")
+    for name in ("E-SSL", "SIE"):
+        assert mean("object", name) == pytest.approx(mean("object", "SimCLR"), abs=0.035)
     assert mean("object", "CLeVER") < 0.44
 
 
@@ -240,7 +240,7 @@ def test_the_sentences_of_notebook_09_are_true_of_its_figures():
         assert m[f"object, jitter: {name}, invariant part"] < m["object, jitter: CIPER, first 102"]
     for change in ("jitter", "jitter + flip", "jitter + rotation"):
         halves = [m[f"object, {change}: SIE, {part} part"] for part in ("invariant", "equivariant")]
-        assert halves[0] == pytest.approx(halves[1], abs=0.02)
+        assert halves[0] == pytest.approx(halves[1], abs=0.04)
 
     def kept(name):
         return m[f"object, jitter + rotation: {name}"] / m[f"object, clean: {name}"]
@@ -443,7 +443,7 @@ def test_the_sentences_of_notebook_05_are_true_of_its_figures():
         assert level[name] < 0.11
         assert abs(synergy[name]) < 0.01
     more = {name for name in accuracy if accuracy[name] > m["accuracy, best untrained"]}
-    assert more - {turning, plain, pooled} == {"jigsaw", "rotation + image aug.", "rotation, class added"}
+    assert more - {turning, plain, pooled} == {"jigsaw", "azimuth", "rotation + image aug.", "rotation, class added"}
     assert level[pooled] > 1.3
     seeds = {name: m[f"accuracies, lesson: {name}"].split(", ") for name in (turning, plain, pooled)}
     for other in (plain, pooled):
@@ -455,7 +455,9 @@ def test_the_sentences_of_notebook_05_are_true_of_its_figures():
     assert level["rotation, class added"] > level["rotation"] + 0.02
     assert level["rotation, class removed"] == pytest.approx(level["rotation"], abs=0.01)
     assert synergy["azimuth"] > 0.025
-    assert accuracy["azimuth"] < m["accuracy, untrained"]
+    assert min(map(float, m["accuracies, lesson: azimuth"].split(", "))) > m["accuracy, best untrained"]
+    assert synergy["azimuth"] > max(abs(synergy["jigsaw"]), abs(synergy["rotation"])) + 0.02
+    assert level["azimuth"] > 0.7
 
 
 def test_the_estimator_s_validation_holds_as_published():
@@ -499,7 +501,8 @@ def test_recorded_sweep_runs_keep_the_names_of_their_trainings_and_folders(name)
         given |= {n: int(v) for n, v in given.items() if isinstance(v, float) and v.is_integer()}
         if row["status"] == "done":
             choices = {n: v for n, v in given.items() if n != "test_size"}
-            assert Config.from_parameters(**choices).name == row["metric: run"]
+            config = Config.from_parameters(**choices)
+            assert row["metric: run"] in (config.name, *(older.name for older in config.older()))
         folders.add(folder_name(notebook, given))
     if name == "ablations":  # whose values a table does not show as they were given: 10 or 10.0
         asked = yaml.safe_load((project_root() / "data" / "sweeps" / "ablations.yml").read_text())

@@ -107,6 +107,7 @@ def reports(read: Read) -> str:
         return {name: value["value"] for name, value in load_report(case.config).measures.items()}
 
     found = compare(cases_of(reported()), facts, keep=False).groupby("encoder", sort=False).mean(numeric_only=True)
+    found = found.dropna(axis="columns")  # what an older report does not hold is shown of none
     digits = {name: measure.digits for name, measure in measures.items() if name in found}
     head = ["encoder", *(measures[name].label.replace("|", " given ") for name in digits)]
     names = in_order(found.index)
@@ -186,7 +187,7 @@ def ablations(read: Read) -> str:
 def kin(read: Read) -> str:
     """Every method in one setting, by notebook 08."""
     metrics = metrics_of(read, "08_equivariance")
-    columns = [*FACTORS, "re-encoded", "invariant", "synergy", "passes", "minutes"]
+    columns = [*FACTORS, "re-encoded", "invariant", "synergy", "passes"]
     names = [name.removeprefix("passes: ") for name in metrics if name.startswith("passes: ")]
     rows = [[name, *(_plain(metrics[f"{column}: {name}"]) for column in columns)] for name in in_order(names)]
     return as_markdown_table(["encoder", *columns[:6], "I(A;C given Z)", *columns[7:]], rows)

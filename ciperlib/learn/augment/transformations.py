@@ -201,7 +201,8 @@ class _Rendered(Transformation):
     def render_each(self, images: ImageSet, level: Tensor) -> ImageSet:
         """Each image at its own level, int64 [N]."""
         part = (self.high - self.low) / self.m
-        place = self.low + (images.factors[self.name] - self.low) % part + level * part
+        begins = torch.tensor([k * part for k in range(self.m)], device=images.device)[level]
+        place = self.low + (images.factors[self.name] - self.low) % part + begins
         return images.rerender(**{self.name: place})
 
     def draw_levels(self, images: ImageSet, source: Tensor, generator: torch.Generator) -> Tensor:
