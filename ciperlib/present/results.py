@@ -7,6 +7,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -17,7 +18,8 @@ from ciperlib.analyse.statistics import over_seeds
 from ciperlib.config import Config
 from ciperlib.files import project_root, write_atomically
 from ciperlib.labels import label_of, labels, views_of
-from ciperlib.learn.zoo import zoo_grid
+from ciperlib.learn.runs import Run
+from ciperlib.learn.zoo import find_run, zoo_grid, zoo_root
 from ciperlib.present.published import Read, fill, metrics_of, with_interval
 from ciperlib.registry import measures, methods
 
@@ -97,6 +99,24 @@ def probing(read: Read) -> str:
     names = [name.removeprefix("pose: ") for name in metrics if re.fullmatch(r"pose: [^()]*", name)]
     rows = [[name, *(f"{metrics[f'{factor}: {name}']:.2f}" for factor in FACTORS)] for name in in_order(names)]
     return as_markdown_table(["encoder", *FACTORS], rows)
+
+
+@table
+def bounds(read: Read) -> str:
+    """What the same network knows that is told the answer, from the zoo."""
+    (kinds, seeds), rows = zoo_grid("bounds"), []
+    for config in (Config(**kind) for kind in kinds):
+        target = config.option("target")
+        values = [_shipped(replace(config, seed=seed)).metrics[target] for seed in seeds]
+        rows.append([target, " ".join(f"{value:.3f}" for value in values), "R²" if target == "pose" else "accuracy"])
+    return as_markdown_table(["told", "three seeds", "measure"], rows)
+
+
+def _shipped(config: Config) -> Run:
+    run = find_run(config, zoo_root())
+    if run is None:
+        raise KeyError(f"{config.name} is not in the zoo: make zoo")
+    return run
 
 
 @table
