@@ -206,8 +206,10 @@ def test_a_measure_shows_in_a_report(load, tmp_path):
     assert expected in describe(report)
     assert "Effective dimensions (RankMe): " in describe(report)
     _frame.cache_clear()
-    drawn = next(plot_report(report).select_traces({"name": "encoder"}))
+    shown = plot_report(report)
+    drawn = next(shown.select_traces({"name": "encoder"}))
     assert dict(zip(drawn.y, drawn.x))["same neighbour"] == share["value"]
+    assert "probes, and other shares of 1" in {note.text for note in shown.layout.annotations}
     older = next(plot_report(load_report(Config())).select_traces({"name": "encoder"}))
     assert dict(zip(older.y, older.x))["same neighbour"] is None
     cases, images = find_cases([{}], (0,)), EvaluationImages(train_size=200, test_size=120)

@@ -218,10 +218,11 @@ def evaluation_images() -> EvaluationImages:
 def _frame() -> go.Figure:
     """All of the figure that is the same for every encoder: axes, titles, baselines; and the named traces, empty."""
     specs = [[{"colspan": 2}, None, {}], [{}, {}, {}]]
+    read = "what a linear probe reads" if set(rows()) <= set(PROBED) else "probes, and other shares of 1"
     figure = make_subplots(
         2, 3, specs=specs, column_widths=[0.24, 0.24, 0.52], row_heights=[0.58, 0.42], horizontal_spacing=0.06,
         vertical_spacing=0.16, subplot_titles=[
-            "what a linear probe reads", "500 images laid out by PaCMAP", "image", "FullGrad",
+            read, "500 images laid out by PaCMAP", "image", "FullGrad",
             "does the category add to the azimuth?",
         ],
     )  # fmt: skip
