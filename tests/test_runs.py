@@ -24,7 +24,7 @@ from ciperlib.learn.runs import (
 from ciperlib.learn.training import fit
 from ciperlib.learn.zoo import export_run, find_run, zoo_root
 
-ZOO_BYTES = 50_000_000
+ZOO_BYTES = 70_000_000
 
 
 @pytest.fixture(scope="module")
