@@ -8,14 +8,13 @@ import torch
 from ciperlib.analyse.features import Features
 from ciperlib.analyse.probing.checks import ProbeError
 from ciperlib.analyse.probing.conditional import (
-    deal_groups,
     few_labels,
     fit_two_stage,
     fit_unseen,
     fit_within,
     learning_curve,
 )
-from ciperlib.analyse.probing.probes import fit_linear_probe, fit_regression_probe
+from ciperlib.analyse.probing.probes import fit_linear_probe, fit_regression_probe, shuffle_targets
 
 OBJECTS, D = 12, 40
 
@@ -79,7 +78,7 @@ def test_where_there_is_no_azimuth_none_is_found():
 def test_objects_dealt_out_anew_are_at_chance():
     """In directions that hold no object, an object's name is all that says which map is right."""
     parts = made("own", named=False)
-    dealt = [deal_groups(part, "object", seed) for seed, part in enumerate(parts)]
+    dealt = [shuffle_targets(part, seed, only="object") for seed, part in enumerate(parts)]
     assert degrees(fit_within(*parts, "azimuth", "object")) < 3
     assert degrees(fit_within(*dealt, "azimuth", "object")) > 60
 
@@ -222,3 +221,12 @@ def test_more_values_than_images_is_answered():
     found = fit_within(train, test, "azimuth", "object")
     assert found.details["maps"] == OBJECTS
     assert torch.isfinite(found.prediction).all()
+
+
+@pytest.mark.parametrize("pair", [(1.0, math.pi - 1.0), (1.0, 1.0 + 2 * math.pi)], ids=["one sine", "one angle"])
+def test_a_column_that_does_not_vary_is_predicted_by_its_mean(pair):
+    """Two azimuths of one sine, or a whole turn apart: what cannot vary must not spoil what does."""
+    parts = made("shared")
+    for part in parts:
+        part.factors["azimuth"] = torch.where(part.factors["azimuth"] < math.pi, *pair)
+    assert torch.isfinite(fit_within(*parts, "azimuth", "object").prediction).all()

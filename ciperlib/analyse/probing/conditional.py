@@ -34,10 +34,11 @@ from ciperlib.analyse.probing.probes import (
     accuracy_result,
     fit_linear_probe,
     fit_regression_probe,
+    regression_of,
     regression_result,
 )
 from ciperlib.analyse.results import ProbeResult
-from ciperlib.analyse.solvers.linear import Linear, fit_ridge, moments
+from ciperlib.analyse.solvers.linear import Linear, fit_ridge
 from ciperlib.analyse.solvers.threads import single_where_small
 from ciperlib.learn.seeds import derived_seed
 
@@ -59,6 +60,8 @@ def fit_within(
     resamples: int = 1000,
 ) -> ProbeResult:
     """How well a ridge regression of its own for each value of a group reads a continuous factor.
+
+    Its floor is the same with the group dealt out anew, `shuffle_targets(..., only=group)`, in both parts.
 
     Args:
         train, test: features of one encoder, without a common group of images.
@@ -84,21 +87,17 @@ def fit_within(
     """
     regularisation = checked_regularisation(regularisation)
     which = categories_of(train, test, group)
-    names = pose_parts(train, test) if factor == "pose" else (factor,)
-    columns, y = targets_of(train, names, "training")
-    _, truth = targets_of(test, names, "test")
-    mean, scale = moments(train.matrix)
-    x, z = ((part.matrix - mean) / scale for part in (train, test))
-    y_mean, y_scale = moments(y)
-    y = (y - y_mean) / y_scale
+    asked = regression_of(train, test, factor)
+    (x, z), y = asked.x, asked.y
     strength, validation = _choose(x, y, which.y, train.groups, regularisation, seed)
     maps = [_fit(x, y, which.y == k, (strength,))[0] for k in range(len(which.values))]
     own = torch.searchsorted(which.values, which.truth if told is None else told)
-    guess, fitted = (y_mean + y_scale * _by_value(maps, *rows) for rows in ((z, own), (x, which.y)))
-    rest = {"protocol": "ridge", "strength": strength, "details": {"validation": validation}}
-    rest["details"] |= {"group": group, "maps": len(maps)}
-    fitted = fitted, y_mean + y_scale * y
-    return regression_result(factor, test, guess, truth, columns, seed, resamples, fitted=fitted, **rest)
+    guess, fitted = (asked.unscaled(_by_value(maps, *rows)) for rows in ((z, own), (x, which.y)))
+    details = {"validation": validation, "group": group, "maps": len(maps)}
+    return regression_result(
+        factor, test, guess, asked.truth, asked.columns, seed, resamples, fitted=(fitted, asked.unscaled(y)),
+        protocol="ridge", strength=strength, details=details,
+    )  # fmt: skip
 
 
 @recipe(1)
@@ -112,13 +111,6 @@ def fit_two_stage(
     guessed = fit_linear_probe(train, test, group, seed=seed, resamples=0)
     found = fit_within(train, test, factor, group, told=guessed.prediction, seed=seed, resamples=resamples, **options)
     return replace(found, details={**found.details, "group_accuracy": guessed.value})
-
-
-@recipe(1)
-def deal_groups(features: Features, group: str, seed: int = 0) -> Features:
-    """The same features with one factor dealt out to other images: the floor of `fit_within`."""
-    order = torch.randperm(len(features), generator=torch.Generator().manual_seed(seed))
-    return replace(features, factors={**features.factors, group: column_of(features, group)[order]})
 
 
 @recipe(1)
@@ -153,7 +145,7 @@ def fit_unseen(
     fold_of_test = fold[torch.searchsorted(which.values, which.truth)]
     continuous = factor == "pose" or column_of(train, factor).is_floating_point()
     ask = fit_regression_probe if continuous else fit_linear_probe
-    prediction, right, all_right = None, [], []
+    prediction, fitted = None, []
     for f in range(int(fold.max()) + 1):
         rows = fold_of_test == f
         if not rows.any():
@@ -166,9 +158,8 @@ def fit_unseen(
         if prediction is None:
             prediction = found.prediction.new_zeros(len(test), *found.prediction.shape[1:])
         prediction[rows] = found.prediction
-        right.append(found.details["train_value"])
-        all_right.append(len(part))
-    details = {"group": group, "folds": folds, "train_value": sum(right) / len(right)}
+        fitted.append(found.details["train_value"])
+    details = {"group": group, "folds": folds, "train_value": sum(fitted) / len(fitted)}
     if continuous:
         names = pose_parts(train, test) if factor == "pose" else (factor,)
         columns, truth = targets_of(test, names, "test")
@@ -214,8 +205,9 @@ def learning_curve(
         for draw in range(draws):
             generator = torch.Generator().manual_seed(derived_seed(seed, "learning_curve", draw))
             order = torch.randperm(len(train), generator=generator)
-            ranks = _rank_within(column[order])
-            part = train.subset(order[ranks < count].sort().values)
+            drawn = pd.Series(column[order].numpy())
+            among = drawn.groupby(drawn.to_numpy()).cumcount().to_numpy() < count
+            part = train.subset(order[torch.from_numpy(among)].sort().values)
             found = ask(part, test)
             numbers = {k: v for k, v in found.details.items() if isinstance(v, (int, float))}
             rows.append({"count": count, "draw": draw, "n": len(part), "value": found.value, **numbers})
@@ -229,16 +221,6 @@ def few_labels(factor: str) -> Ask:
         return fit_linear_probe(train, test, factor, regularisation=FEW, resamples=0)
 
     return ask
-
-
-def _rank_within(column: Tensor) -> Tensor:
-    """How many rows before each one have the same value, int64 [N]."""
-    order = torch.argsort(column, stable=True)
-    _, counts = torch.unique_consecutive(column[order], return_counts=True)
-    first = torch.repeat_interleave(counts.cumsum(0) - counts, counts)
-    ranks = torch.empty(len(column), dtype=torch.int64)
-    ranks[order] = torch.arange(len(column)) - first
-    return ranks
 
 
 def _folds_of_values(train: Features, factor: str, y: Tensor, values: int, folds: int, seed: int) -> Tensor:

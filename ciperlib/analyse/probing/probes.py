@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -135,6 +135,35 @@ def fit_knn_probe(
     )
 
 
+class Regression(NamedTuple):
+    """What a regression is asked: the columns' names; x of both parts and y of the training part, standardised by the
+    training part, float64; and the test part's truth, raw [n, columns]."""
+
+    columns: tuple[str, ...]
+    x: tuple[Tensor, Tensor]
+    y: Tensor
+    y_mean: Tensor
+    y_scale: Tensor
+    truth: Tensor
+
+    def unscaled(self, y: Tensor) -> Tensor:
+        """In the units of the factor."""
+        return y * self.y_scale + self.y_mean
+
+
+def regression_of(train: Features, test: Features, factor: str) -> Regression:
+    """The regression of a float factor, or of "pose"; ProbeError as for `fit_regression_probe`."""
+    check_pair(train, test)
+    names = pose_parts(train, test) if factor == "pose" else (factor,)
+    columns, y = targets_of(train, names, "training")
+    _, truth = targets_of(test, names, "test")
+    mean, scale = moments(train.matrix)
+    y_mean, y_scale = moments(y)
+    y_scale = torch.where(y_scale.isinf(), 1.0, y_scale)  # a cosine of azimuths a turn apart: its mean is predicted
+    x, z = ((part.matrix - mean) / scale for part in (train, test))
+    return Regression(columns, (x, z), (y - y_mean) / y_scale, y_mean, y_scale, truth)
+
+
 @single_where_small
 def fit_regression_probe(
     train: Features,
@@ -171,14 +200,8 @@ def fit_regression_probe(
         'R2'
     """
     regularisation = checked_regularisation(regularisation)
-    check_pair(train, test)
-    names = pose_parts(train, test) if factor == "pose" else (factor,)
-    columns, y = targets_of(train, names, "training")
-    _, truth = targets_of(test, names, "test")
-    mean, scale = moments(train.matrix)
-    y_mean, y_scale = moments(y)
-    y_scale = torch.where(y_scale.isinf(), 1.0, y_scale)  # a cosine of azimuths a turn apart: its mean is predicted
-    x, y = (train.matrix - mean) / scale, (y - y_mean) / y_scale
+    asked = regression_of(train, test, factor)
+    (x, _), y = asked.x, asked.y
     validation = {}
     if len(regularisation) > 1:
         fitted, held = inner_split(train.groups, seed)
@@ -188,11 +211,11 @@ def fit_regression_probe(
             strength: 1 - float((fit(x[held]) - y[held]).square().mean()) for strength, fit in zip(regularisation, fits)
         }
     strength = _strongest_of_best(validation) if validation else regularisation[0]
-    model = fit_ridge(x, y, (strength,))[0].unscaled(mean, scale)
-    model = Linear(model.weight * y_scale[:, None], model.bias * y_scale + y_mean)
-    guess, fitted = model(test.matrix.double()), (model(train.matrix.double()), y * y_scale + y_mean)
+    model = fit_ridge(x, y, (strength,))[0].unscaled(*moments(train.matrix))
+    model = Linear(model.weight * asked.y_scale[:, None], asked.unscaled(model.bias))
+    guess, fitted = model(test.matrix.double()), (model(train.matrix.double()), asked.unscaled(y))
     rest = {"protocol": "ridge", "strength": strength, "details": {"validation": validation}, "model": model}
-    return regression_result(factor, test, guess, truth, columns, seed, resamples, fitted=fitted, **rest)
+    return regression_result(factor, test, guess, asked.truth, asked.columns, seed, resamples, fitted=fitted, **rest)
 
 
 @single_where_small
@@ -239,10 +262,11 @@ def evaluate(
     return replace(result, baselines=values)
 
 
-def shuffle_targets(features: Features, seed: int = 0) -> Features:
-    """The same features with their factors (all by one permutation) dealt out to other images."""
+def shuffle_targets(features: Features, seed: int = 0, *, only: str = "") -> Features:
+    """The same features with their factors (all by one permutation, or `only` one) dealt out to other images."""
     order = torch.randperm(len(features), generator=torch.Generator().manual_seed(seed))
-    return replace(features, factors={name: column[order] for name, column in features.factors.items()})
+    dealt = {only: column_of(features, only)} if only else features.factors
+    return replace(features, factors={**features.factors, **{name: column[order] for name, column in dealt.items()}})
 
 
 def _fit(protocol: str, train: Features, test: Features, factor: str, **options: Any) -> ProbeResult:
