@@ -119,6 +119,30 @@ def test_a_map_that_too_few_images_cannot_fit_is_not_called_lost():
     assert measure_equivariance(make_orbits("destroyed", 400, d=64)).verdict == "lost"
 
 
+def test_a_verdict_that_half_of_the_images_do_not_give_is_unresolved():
+    """An orthogonal map with as much noise as was once called lost: with too few images it is not called anything."""
+    few = measure_equivariance(make_orbits("turned", 400, d=128, noise=0.5))
+    assert few.verdict != "lost"
+    many = measure_equivariance(make_orbits("turned", 2000, d=128, noise=0.5))
+    assert many.verdict == "re-encoded"
+    assert [n for n, *_ in many.curve] == [500, 1000, 2000]
+    assert [r2 for _, r2, _ in many.curve] == sorted(r2 for _, r2, _ in many.curve)
+    border = make_orbits("additive", 300, d=8, noise=1.35)
+    found = measure_equivariance(border)
+    assert found.verdict in ("unresolved", "re-encoded")
+    assert found.reason
+
+
+def test_images_that_become_one_point_are_lost_however_well_the_level_is_told():
+    block = make_orbits("additive", 600, m=LEVELS, d=SIZE).matrix.view(600, LEVELS, SIZE).double()
+    block[:, 1:] = torch.arange(1, LEVELS, dtype=torch.float64)[None, :, None] + 0.01 * block[:, 1:]
+    found = measure_equivariance(as_features(block))
+    assert found.decodable["view"].low > 0.5
+    assert found.remaining.high < 0.01
+    assert found.verdict == "lost"
+    assert "become alike" in found.reason
+
+
 def test_a_cycle_closes_and_a_shift_does_not():
     m = 4
     quarter = torch.block_diag(*[torch.tensor([[0.0, -1.0], [1.0, 0.0]], dtype=torch.float64)] * (SIZE // 2))
@@ -187,12 +211,15 @@ def test_the_rotation_error_by_a_loop_over_quaternions(m):
     assert _rotation_error(off_by_one) == pytest.approx(sum(shares) / (m - 1))
 
 
-def verdict(error=(0.5, 0.45, 0.55), known=(0.3, 0.25, 0.35), r2=(0.2, 0.15, 0.25), r2_gain=(0.1, 0.05, 0.15), **facts):
+def verdict(
+    error=(0.5, 0.45, 0.55), known=(0.3, 0.25, 0.35), r2=(0.2, 0.15, 0.25), r2_gain=(0.1, 0.05, 0.15),
+    r2_beyond=(0.0, -0.05, 0.05), remaining=(1.0, 0.9, 1.1), **facts,
+):  # fmt: skip
     measured = measure_equivariance(made("additive", n=64))
-    numbers = dict(invariance_error=error, r2=r2, r2_gain=r2_gain)
+    numbers = dict(invariance_error=error, r2=r2, r2_gain=r2_gain, r2_beyond=r2_beyond, remaining=remaining)
     numbers = {name: Interval(*values) for name, values in numbers.items()}
     facts = {"n": 200, "fitted": 200, "d": 100, "levels": 4, **facts}
-    return verdict_of(replace(measured, decodable={"view": Interval(*known)}, **numbers, **facts))
+    return verdict_of(replace(measured, decodable={"view": Interval(*known)}, **numbers, **facts))[0]
 
 
 NONE, LITTLE = (0.02, -0.02, 0.09), (0.05, -0.02, 0.12)
@@ -215,6 +242,12 @@ NONE, LITTLE = (0.02, -0.02, 0.09), (0.05, -0.02, 0.12)
         ({"known": NONE, "fitted": 150}, "lost"),
         ({"known": NONE, "levels": 2, "r2": (0.6, 0.51, 0.7)}, "re-encoded"),  # of two levels the map is enough
         ({"known": NONE, "levels": 2, "r2": (0.6, 0.49, 0.7)}, "unresolved"),
+        ({"known": NONE, "levels": 2, "r2_beyond": (0.2, 0.11, 0.3)}, "re-encoded"),
+        ({"known": NONE, "levels": 2, "r2_beyond": (0.1, 0.05, 0.15)}, "unresolved"),
+        ({"known": NONE, "levels": 2}, "lost"),
+        ({"known": NONE, "r2_beyond": (0.1, 0.05, 0.15)}, "unresolved"),
+        ({"remaining": (0.05, 0.02, 0.09)}, "lost"),
+        ({"remaining": (0.09, 0.05, 0.15)}, "re-encoded"),
         ({"n": 29}, "unresolved"),
         ({"n": 30}, "re-encoded"),
         ({"r2": (math.nan,) * 3}, "unresolved"),

@@ -29,7 +29,7 @@ from ciperlib.learn.seeds import derived_seed
 
 # level 1 as often as this (for the azimuth: as often as there are levels) is once around, and nothing has happened
 CYCLIC = {"rotation": 4, "horizontal_flip": 2, "vertical_flip": 2, "inversion": 2, "azimuth": None}
-INVARIANT, DECODABLE, KEPT = 0.1, 0.1, 0.5  # where the verdict draws its lines; see `verdict_of`
+INVARIANT, DECODABLE, KEPT, LEFT = 0.1, 0.1, 0.5, 0.1  # where the verdict draws its lines; see `verdict_of`
 FEWEST, ENOUGH = 16, 30  # images to measure on, and scored images from which a verdict is given
 FITTED = 1.5  # fitted images for each dimension from which "lost" is believed: fewer cannot fit a map that is there
 
@@ -56,6 +56,8 @@ class Equivariance:
             `r2_gain` err low, and their intervals, which hold the fitted maps fixed, do not say so.
         invariance_error: E|h(tx) - h(x)|^2 / E|h(x) - h(x')|^2: 0 invariant, 1 as far as another image.
         whitened_error: the same after whitening (by the fitting half's h0): every direction in use counts alike.
+        remaining: variance between images at the other levels, as a share of that at level 0: 0 where a level sends all
+            images to one point.
         content, shift, interaction: shares of the orbits' variance, which sum to 1: what an image has at all levels,
             what a level does to all images alike, and the rest. An additive encoder has no interaction.
         decodable: level probe -> I(level; what is read) as a share of what there is to know, by V-information. The
@@ -64,6 +66,8 @@ class Equivariance:
             needs no encoder; of two levels they can tell nothing, and are left out.
         r2: EQ(M), the share of the variance of h at a level that the level's affine map predicts from h0.
         r2_gain: EQ(M) - EQ(identity): what knowing the map adds.
+        r2_beyond: the same against h0 drawn towards the level's mean by the factor that is best for it, which predicts
+            better than the identity wherever h moves at all: what the map knows of how.
         mrr, hits_at_1: retrieval of h1 among its orbit without h0, from M h0: mean reciprocal rank, and share ranked
             first.
         mrr_chance: of the mean reciprocal rank.
@@ -72,7 +76,11 @@ class Equivariance:
         cycle_error: |M^k h - h| / |h - mean| for transformations of which k in a row come around, M the map of level 1
             (of the azimuth: fitted on the first part of the circle, used on all), else NaN.
         rankme, alignment, uniformity: representation metrics of h at level 0 (RankMe is NaN for no more than d images).
-        verdict: "invariant", "re-encoded", "lost" or "unresolved". unseen: as for `Features`.
+        verdict: "invariant", "re-encoded", "lost" or "unresolved"; reason: why. A verdict that half of the images do
+            not give is "unresolved".
+        curve: (images, EQ(M), decodability by the best probe) for a quarter, a half and all of the images; shorter
+            where there are too few.
+        unseen: as for `Features`.
     """
 
     transformation: str
@@ -82,12 +90,14 @@ class Equivariance:
     d: int
     invariance_error: Interval
     whitened_error: Interval
+    remaining: Interval
     content: Interval
     shift: Interval
     interaction: Interval
     decodable: dict[str, Interval]
     r2: Interval
     r2_gain: Interval
+    r2_beyond: Interval
     mrr: Interval
     hits_at_1: Interval
     mrr_chance: float
@@ -98,6 +108,8 @@ class Equivariance:
     uniformity: float
     unseen: str = "unknown"
     verdict: str = field(default="unresolved")
+    reason: str = ""
+    curve: tuple[tuple[int, float, float], ...] = ()
 
     @property
     def best_probe(self) -> Interval:
@@ -107,7 +119,7 @@ class Equivariance:
     def to_row(self) -> dict[str, Any]:
         """One flat row for a table; intervals as name_low and name_high."""
         row: dict[str, Any] = {}
-        named = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "decodable"}
+        named = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in ("decodable", "curve")}
         for name, value in {**named, **{f"decodable_{reader}": m for reader, m in self.decodable.items()}}.items():
             row |= {name: value} if not isinstance(value, Interval) else {name: value.value}
             row |= {f"{name}_low": value.low, f"{name}_high": value.high} if isinstance(value, Interval) else {}
@@ -127,10 +139,11 @@ class Equivariance:
         }
         cells = {name: f"{m.value:.3f} [{m.low:.3f}, {m.high:.3f}]" for name, m in shown.items()}
         cells |= {"MRR": f"{self.mrr.value:.3f} (chance {self.mrr_chance:.3f})", "test images": str(self.n)}
-        return one_row_table({"transformation": self.transformation, "verdict": self.verdict, **cells})
+        verdict = f"{self.verdict}: {self.reason}"
+        return one_row_table({"transformation": self.transformation, "verdict": verdict, **cells})
 
 
-@recipe(1)
+@recipe(2)
 def evaluate_equivariance(
     encoder: nn.Module, images: ImageSet | Sequence[ImageSet], transformation: Transformation, *,
     part: slice = slice(None), seed: int = 0, resamples: int = 500, **options: Any,
@@ -173,11 +186,14 @@ def take(orbits: Features, part: slice) -> Features:
     return replace(orbits, matrix=matrix.contiguous())
 
 
-@recipe(1)
+@recipe(2)
 def measure_equivariance(
     orbits: Features, transformation: str = "", *, seed: int = 0, resamples: int = 500
 ) -> Equivariance:
     """The battery for representations that are there already: the long form of `extract_orbits`.
+
+    Measured three times: with a quarter, a half and all of the images. The verdict is that of all of them, if half of
+    them give the same.
 
     Args:
         transformation: its name; those in `CYCLIC` have a cycle error, the azimuth a rotation error.
@@ -186,7 +202,7 @@ def measure_equivariance(
         EquivarianceError: as `evaluate_equivariance`. FeaturesError: no orbits, or levels that are missing.
     """
     block, ordered = as_orbits(orbits)
-    n, m, d = block.shape
+    n, m, _ = block.shape
     if m < 2:
         raise EquivarianceError("an orbit of one member: a transformation needs at least two levels")
     if n < FEWEST:
@@ -194,6 +210,28 @@ def measure_equivariance(
     if float(block[:, 0].double().var(0).sum()) == 0:
         raise EquivarianceError("all images have the same representation: there is nothing that could change")
     firsts = ordered.subset(slice(0, None, m))
+    found = _measure(block, firsts, transformation, ordered.unseen, seed, resamples)
+    verdict, reason = verdict_of(found)
+    curve = [(n, found.r2.value, found.best_probe.value)]
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(derived_seed(seed, "fewer images")))
+    for count in (n // 2, n // 4):
+        if count < FEWEST:
+            break
+        part = order[:count].sort().values
+        draws = resamples if count == n // 2 else 0  # a quarter is looked at, and gives no verdict
+        fewer = _measure(block[part], firsts.subset(part), transformation, ordered.unseen, seed, draws)
+        curve.append((count, fewer.r2.value, fewer.best_probe.value))
+        if count == n // 2 and verdict != "unresolved" and verdict_of(fewer)[0] != verdict:
+            reason = f"{verdict} with {n} images, with {count} of them not: {verdict_of(fewer)[1]}"
+            verdict = "unresolved"
+    return replace(found, verdict=verdict, reason=reason, curve=tuple(reversed(curve)))
+
+
+def _measure(
+    block: Tensor, firsts: Features, transformation: str, unseen: str, seed: int, resamples: int
+) -> Equivariance:
+    """All numbers, without a verdict; `firsts` are the features at level 0."""
+    _, m, d = block.shape
     parts = split_features(firsts, test_share=0.5, seed=seed)
     place = {int(value): i for i, value in enumerate(firsts.ids.tolist())}
     fitted, scored = (torch.tensor([place[int(value)] for value in part.ids.tolist()]) for part in parts)
@@ -209,47 +247,63 @@ def measure_equivariance(
     gaps = distances(action(test[:, 0]), test)[:, 1:, 1:]
     reciprocal, first = reciprocal_ranks(gaps)
     readers = fit_level_probes(fit, test, action, firsts.groups[fitted], seed)
-    result = Equivariance(
+    return Equivariance(
         transformation, m, len(test), len(fit), d,
         invariance_error=over(_movement(test, test[:, 0]), _ratio),
         whitened_error=over(_movement(*_whitened(test, fit[:, 0])), _ratio),
+        remaining=over(_remaining(test), _ratio),
         **{name: over(terms, _ratio) for name, terms in _variances(test).items()},
         decodable={name: over(_per_image(left), _information(left.shape[1])) for name, left in readers.items()},
         r2=over(_explained(test, action(test[:, 0])), _one_less),
-        r2_gain=over(_gained(test, action(test[:, 0])), _ratio),
+        r2_gain=over(_gained(test, action(test[:, 0]), test[:, :1].expand_as(test)), _ratio),
+        r2_beyond=over(_gained(test, action(test[:, 0]), _drawn_to_the_mean(fit, test[:, 0])), _ratio),
         mrr=over(_per_image(reciprocal), _ratio), hits_at_1=over(_per_image(first), _ratio),
         mrr_chance=chance_mrr(m - 1),
         rotation_error=_rotation_error(gaps) if transformation == "azimuth" else math.nan,
         cycle_error=action.cycle_error(test[:, 0]) if CYCLIC.get(transformation, 0) in (None, m) else math.nan,
         rankme=rankme(test[:, 0]) if len(test) > d else math.nan,
         alignment=float(np.mean([alignment(test[:, 0], test[:, a]) for a in range(1, m)])),
-        uniformity=uniformity(test[:2000, 0]), unseen=ordered.unseen,
+        uniformity=uniformity(test[:2000, 0]), unseen=unseen,
     )  # fmt: skip
-    return replace(result, verdict=verdict_of(result))
 
 
-def verdict_of(found: Equivariance) -> str:
-    """The verdict, from the ends of the intervals that make it hardest.
+def verdict_of(found: Equivariance) -> tuple[str, str]:
+    """The verdict and its reason, from the ends of the intervals that make it hardest.
 
     - invariant: the invariance error is below a tenth of the distance between images.
     - re-encoded: it is above; some probe knows more than a tenth of what there is to know of the level (of two levels,
-      where only h1 alone is read, it is enough that the map predicts half of h); and the level's map predicts more than
-      the identity does.
-    - lost: it is above; the maps predict less than half of h, fitted on images enough; and no probe knows a tenth.
+      where only h1 alone is read, it is enough that the map predicts half of h, or a tenth more than h0 drawn to the
+      mean does); and the level's map predicts more than the identity does.
+    - lost: it is above; the maps predict less than half of h, and not a tenth more than h0 drawn to the mean, fitted on
+      images enough; and no probe knows a tenth. Or the images become alike: less than a tenth of the variance between
+      them is left at the other levels.
     - unresolved: anything else, small samples among it.
     """
     error, known = found.invariance_error, found.decodable.values()
-    if found.n < ENOUGH or not all(math.isfinite(value) for value in (*error, *found.r2_gain, *found.r2)):
-        return "unresolved"
+    low, high = (max(getattr(measure, end) for measure in known) for end in ("low", "high"))
+    if found.n < ENOUGH:
+        return "unresolved", f"{found.n} images scored, {ENOUGH} at least are wanted"
+    if not all(math.isfinite(value) for value in (*error, *found.r2_gain, *found.r2)):
+        return "unresolved", "not all numbers are finite"
     if error.high < INVARIANT:
-        return "invariant"
-    orderly = max(measure.low for measure in known) > DECODABLE or (found.levels == 2 and found.r2.low > KEPT)
-    if error.low > INVARIANT and orderly and found.r2_gain.low > 0:
-        return "re-encoded"
-    unknown = found.r2.high < KEPT and max(measure.high for measure in known) < DECODABLE
-    if error.low > INVARIANT and unknown and found.fitted >= FITTED * found.d:
-        return "lost"
-    return "unresolved"
+        return "invariant", f"h moves by at most {error.high:.2f} of the distance between images"
+    if not error.low > INVARIANT:
+        return "unresolved", f"the invariance error may be {error.low:.2f} or {error.high:.2f}"
+    if found.remaining.high < LEFT:
+        return "lost", f"images become alike: at most {found.remaining.high:.2f} of the variance between them is left"
+    if low > DECODABLE and found.r2_gain.low > 0:
+        return "re-encoded", f"{low:.0%} of the level is told at least, and the map predicts more than the identity"
+    by_map = found.r2.low > KEPT or found.r2_beyond.low > DECODABLE
+    if found.levels == 2 and by_map and found.r2_gain.low > 0:
+        return "re-encoded", f"the map predicts {found.r2.low:.2f} of h at least, and more than the identity"
+    if high < DECODABLE and found.r2.high < KEPT and found.r2_beyond.high < DECODABLE:
+        if found.fitted >= FITTED * found.d:
+            return "lost", f"at most {high:.0%} of the level is told, and at most {found.r2.high:.2f} of h predicted"
+        return "unresolved", f"{found.fitted} images are too few to fit maps of {found.d} dimensions"
+    return (
+        "unresolved",
+        f"{low:.0%} to {high:.0%} of the level are told, {found.r2.low:.2f} to {found.r2.high:.2f} of h",
+    )
 
 
 def shuffle_levels(orbits: Features, seed: int = 0) -> Features:
@@ -267,6 +321,12 @@ def _movement(block: Tensor, start: Tensor) -> Tensor:
     moved = (block[:, 1:] - start[:, None]).square().sum(2).mean(1)
     apart = 2 * (start - start.mean(0)).square().sum(1) * len(start) / (len(start) - 1)
     return torch.stack((moved, apart), 1)
+
+
+def _remaining(block: Tensor) -> Tensor:
+    """Per image: mean over the other levels of its squared distance from the level's mean, and that at level 0."""
+    spread = (block - block.mean(0)).square().sum(2)
+    return torch.stack((spread[:, 1:].mean(1), spread[:, 0]), 1)
 
 
 def _whitened(block: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
@@ -300,9 +360,18 @@ def _explained(block: Tensor, guess: Tensor) -> Tensor:
     return torch.stack((error, (block - block.mean(0))[:, 1:].square().sum((1, 2))), 1)
 
 
-def _gained(block: Tensor, guess: Tensor) -> Tensor:
-    same, guessed = (_explained(block, g) for g in (block[:, :1].expand_as(block), guess))
-    return torch.stack((same[:, 0] - guessed[:, 0], same[:, 1]), 1)
+def _gained(block: Tensor, guess: Tensor, other: Tensor) -> Tensor:
+    """Per image: by how much less the guess errs than another one, and squared distance from the level's mean."""
+    guessed, before = (_explained(block, g) for g in (guess, other))
+    return torch.stack((before[:, 0] - guessed[:, 0], before[:, 1]), 1)
+
+
+def _drawn_to_the_mean(fit: Tensor, start: Tensor) -> Tensor:
+    """h0 [N, d] -> [N, m, d]: the level's mean and so much of h0's distance from its own as is best, on `fit`."""
+    mean = fit.mean(0)
+    away = fit - mean
+    share = (away * away[:, :1]).sum((0, 2)) / away[:, 0].square().sum()
+    return mean + share[:, None] * (start - mean[0])[:, None]
 
 
 def _rotation_error(gaps: Tensor) -> float:
