@@ -433,7 +433,7 @@ def test_wrong_values_and_missing_images_are_said(monkeypatch, tmp_path):
     control.attempt(control.start)
     assert "does not go with dataset" in control.message.value
     monkeypatch.setenv("CIPER_DATA", str(tmp_path))
-    monkeypatch.setattr("ciperlib.data.cifar10.CIFAR10.download", no_network)
+    monkeypatch.setattr("torchvision.datasets.CIFAR10.download", no_network)
     control.steps["pose"].value, control.steps["crop"].value = False, True
     control.start()
     control.wait()

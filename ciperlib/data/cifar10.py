@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from functools import cache
 from pathlib import Path
 
 import torch
-from torchvision.datasets import CIFAR10
 
 from ciperlib.data.imageset import DataError, ImageSet, data_root
 from ciperlib.registry import datasets
 
-FOLDER = CIFAR10.base_folder
+FOLDER = "cifar-10-batches-py"
 TEST_IDS_FROM = 1_000_000
 
 
@@ -30,7 +30,7 @@ def load(
         raise DataError(f"CIFAR-10 images are 32 pixels wide, not image_size={image_size}")
     base = data_root(root)
     _ensure_files(base)
-    files = CIFAR10(str(base), train=split == "train")
+    files = _official()(str(base), train=split == "train")
     n = len(files.data) if size is None else size
     if n > len(files.data):
         raise DataError(f"CIFAR-10 has {len(files.data)} {split} images, not {n}; ask for fewer, or leave size out")
@@ -46,9 +46,18 @@ def load(
     )
 
 
+@cache
+def _official():
+    """torchvision's CIFAR10, once it is asked for: the import takes a second and a half."""
+    from torchvision.datasets import CIFAR10
+
+    return CIFAR10
+
+
 def _ensure_files(base: Path) -> None:
     """Downloads the files if none is there; refuses an incomplete or changed copy rather than overwrite it."""
-    expected = [*CIFAR10.train_list, *CIFAR10.test_list, (CIFAR10.meta["filename"], CIFAR10.meta["md5"])]
+    official = _official()
+    expected = [*official.train_list, *official.test_list, (official.meta["filename"], official.meta["md5"])]
     present = [name for name, _ in expected if (base / FOLDER / name).exists()]
     if not present:
         _download(base)
@@ -64,7 +73,7 @@ def _ensure_files(base: Path) -> None:
 
 def _download(base: Path) -> None:
     try:
-        CIFAR10(str(base), download=True)
+        _official()(str(base), download=True)
     except (OSError, RuntimeError) as error:
         raise DataError(
             f"CIFAR-10 was looked for in {base / FOLDER} and is not there, and downloading it failed ({error}). "
@@ -74,6 +83,6 @@ def _download(base: Path) -> None:
 
 def _remedy(base: Path) -> str:
     return (
-        f"Delete {base / FOLDER} and run again with a network, or unpack the official {CIFAR10.filename} there; "
+        f"Delete {base / FOLDER} and run again with a network, or unpack the official {_official().filename} there; "
         "or set CIPER_DATA to a folder that has it"
     )

@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.datasets.mnist import read_image_file, read_label_file
 
 from ciperlib.data.imageset import DataError, ImageSet, data_root
 from ciperlib.registry import datasets
@@ -64,6 +63,8 @@ def _mnist(base: Path, split: str) -> tuple[Tensor, Tensor]:
                 f"MNIST in {base / RAW} is damaged or not all there ({name} is {what}): put the four official files "
                 "there, unpacked, or remove the folder to use scikit-learn's digits"
             )
+    from torchvision.datasets.mnist import read_image_file, read_label_file  # a second and a half
+
     part = base / RAW / ("train" if split == "train" else "t10k")  # torchvision's MNIST would prefer unpickled copies
     return read_image_file(f"{part}-images-idx3-ubyte"), read_label_file(f"{part}-labels-idx1-ubyte")
 

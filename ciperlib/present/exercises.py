@@ -9,7 +9,6 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import torch
 from scipy.stats import t as student_t
 from torch import Tensor
@@ -265,6 +264,8 @@ def write_student_copies(notebooks: Path, output: Path) -> tuple[list[Path], lis
     Returns:
         The copies that are fresh now, and those that were left.
     """
+    import nbformat  # two seconds, for the students' copies alone
+
     fresh, left = [], []
     for source in sorted(notebooks.glob("[0-9]*.ipynb")):
         copy = output / source.name
@@ -276,7 +277,7 @@ def write_student_copies(notebooks: Path, output: Path) -> tuple[list[Path], lis
     return fresh, left
 
 
-def _for_students(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+def _for_students(notebook: Any) -> Any:
     """A notebook without solutions and outputs. The first cell that checks an answer, and what comes after, may fail:
     all that follows may build on what is not there yet."""
     notebook.cells = [cell for cell in notebook.cells if SOLUTION_TAG not in cell.metadata.get("tags", [])]

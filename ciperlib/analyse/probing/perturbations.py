@@ -13,7 +13,6 @@ from typing import Any
 import pandas as pd
 import torch
 import torch.nn.functional as F
-import torchvision.transforms.functional as TF
 from torch import Tensor, nn
 
 from ciperlib.analyse.features import Features, extract_features
@@ -109,11 +108,13 @@ def _rotate(x: Tensor, generators: list[torch.Generator]) -> Tensor:
 def _bend(x: Tensor, generators: list[torch.Generator]) -> Tensor:
     """A smooth random displacement of every pixel: as far, as smooth, and so as strong at any size, relative to the
     side, as torchvision's ElasticTransform is at 224 pixels."""
+    from torchvision.transforms.functional import gaussian_blur  # a second and a half
+
     height, width = x.shape[-2:]
     noise = torch.stack([2 * torch.rand(2, height, width, generator=generator) - 1 for generator in generators])
     sigma = SMOOTH * width / SIDE
     window = 2 * int(4 * sigma + 0.5) + 1
-    smooth = TF.gaussian_blur(noise, [window, window], [sigma, sigma])
+    smooth = gaussian_blur(noise, [window, window], [sigma, sigma])
     # a mean of noise over fewer pixels is larger by as much as the window is narrower
     shift = smooth * (sigma / SMOOTH) * ELASTIC / SIDE
     still = F.affine_grid(torch.eye(2, 3).expand(len(x), -1, -1), list(x.shape), align_corners=False)
