@@ -144,12 +144,11 @@ def zoo_command(options: argparse.Namespace) -> None:
     from ciperlib.analyse.report import BASELINES_FILE, EvaluationImages, file_of, measure_baselines, reported
     from ciperlib.learn.devices import find_device
     from ciperlib.learn.locks import RunBusyError
-    from ciperlib.learn.zoo import zoo_grid, zoo_root
+    from ciperlib.learn.zoo import configs_of, zoo_grid, zoo_root
 
     find_device(options.device)
-    kinds, seeds = zoo_grid()
     root = Path(options.root) if options.root else zoo_root()
-    configs = [Config.from_parameters(**kind, seed=seed) for seed in seeds for kind in kinds]
+    configs = sorted(configs_of(zoo_grid()), key=lambda config: config.seed)
     shown, evaluation = reported(), EvaluationImages(options.device)
     for number, config in enumerate(configs, 1):
         try:

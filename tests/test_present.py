@@ -32,7 +32,7 @@ from ciperlib.batch import runner
 from ciperlib.config import Config, ConfigError, profile_parameters
 from ciperlib.labels import colour_of, label, labels
 from ciperlib.learn.methods.losses import nt_xent
-from ciperlib.learn.zoo import zoo_grid
+from ciperlib.learn.zoo import configs_of, zoo_grid
 from ciperlib.present import controls, drawing, exercises, notebook, pictures, plotting, verdicts
 
 PACKAGE = Path(exercises.__file__).parents[1]
@@ -168,8 +168,8 @@ def test_labels_are_alike_only_where_all_is_the_same_but_the_seed():
     assert names[10] == "CIPER, image aug., turning network"  # which has no coordinates anyway
     assert names[12] == "CIPER, image aug., without coordinates"
     assert set(labels([Config(width=8, epochs=2, seed=seed) for seed in range(2)])) == {"CIPER, image aug."}
-    kinds = [kind for part in ("probing", "alpha", "explorer", "methods") for kind in zoo_grid(part)[0]]
-    zoo = [Config(**kind, seed=seed) for kind in kinds for seed in (0, 1)]
+    kinds = [kind for part in ("probing", "alpha", "explorer", "methods") for kind in zoo_grid(part)]
+    zoo = configs_of(kinds, (0, 1))
     assert len(set(labels(zoo))) == len(zoo) / 2
     assert "CLeVER, image aug." in labels(zoo)
 

@@ -16,7 +16,7 @@ from ciperlib.batch.sweep import make_tasks
 from ciperlib.config import Config
 from ciperlib.files import project_root
 from ciperlib.labels import label_of, labels
-from ciperlib.learn.zoo import find_run, zoo_grid
+from ciperlib.learn.zoo import configs_of, find_run, zoo_grid
 
 CORE50 = "CORe50's names indexed"
 FACTORS = ("category", "object", "session", "pose")
@@ -29,19 +29,17 @@ def metrics():
 
 
 def test_the_zoo_holds_its_whole_grid_with_metrics():
-    kinds, seeds = zoo_grid()
-    for kind, seed in itertools.product(kinds, seeds):
-        run = find_run(Config(**kind, seed=seed), project_root() / "data" / "zoo")
-        assert run is not None, f"{kind} with seed {seed} is missing: make zoo"
+    for config in configs_of(zoo_grid()):
+        run = find_run(config, project_root() / "data" / "zoo")
+        assert run is not None, f"{config.name} is missing: make zoo"
         assert set(FACTORS) <= run.metrics.keys()
 
 
 def test_published_numbers_are_of_the_whole_zoo_in_the_teaching_setting(metrics):
     published = json.loads((project_root() / "figures" / "02_linear_probing.json").read_text())
-    kinds, seeds = zoo_grid("probing")
     assert published["profile"] == "teaching"
     assert published["parameters"] == {}
-    assert metrics["encoders"] == (len(kinds) + 1) * len(seeds)
+    assert metrics["encoders"] == len(configs_of([{"method": "random"}, *zoo_grid("probing")]))
 
 
 def test_the_sentences_of_notebook_02_are_true_of_its_figure(metrics):

@@ -237,7 +237,7 @@ def test_the_zoo_makes_what_is_missing_of_reports_and_baselines(small, tmp_path,
     monkeypatch.setattr(report, "reported", lambda: [Config(method="simclr")])
     monkeypatch.setattr(report, "EvaluationImages", lambda *_: evaluation)
     monkeypatch.setattr(report, "measure_baselines", lambda _: {"pixels": {"synergy": 0.1}})
-    monkeypatch.setattr("ciperlib.learn.zoo.zoo_grid", lambda part=None: ([{"method": "simclr"}], [0]))
+    monkeypatch.setattr("ciperlib.learn.zoo.zoo_grid", lambda part=None: [{"method": "simclr", "seeds": [0]}])
     assert main(["zoo", "--root", str(tmp_path)]) == 0
     run = load_run(tmp_path / source.name)
     assert read_report(run.folder, run.config).synergy["levels"] == 4

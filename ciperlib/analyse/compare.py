@@ -29,7 +29,7 @@ from ciperlib.learn.encoders.base import Encoder
 from ciperlib.learn.external import load_external
 from ciperlib.learn.runs import ENCODER, PACKED, Run
 from ciperlib.learn.training import fit
-from ciperlib.learn.zoo import find_run
+from ciperlib.learn.zoo import configs_of, find_run
 
 EXTERNAL = "external"  # how tables call an encoder from elsewhere
 WHO = ("encoder", "method", "seed")  # the columns that say whose a row is
@@ -103,13 +103,14 @@ class Case:
 
 
 def find_cases(
-    kinds: Sequence[Mapping[str, Any]], seeds: Sequence[int], *, external: str = "",
+    kinds: Sequence[Mapping[str, Any]], seeds: Sequence[int] | None = None, *, external: str = "",
     device: str | torch.device = "cpu", progress: str = "lines", **choices: Any,
 ) -> list[Case]:  # fmt: skip
     """Every kind with every seed, and an encoder from elsewhere; the same one twice is one case.
 
     Args:
         kinds: choices of a config, as in the zoo's grid.
+        seeds: of every kind; None for as many as the grid says of each ("seeds"), or 0, 1, 2.
         external: one more encoder, see `load_external`; none if empty.
         device, progress: as for `fit`.
         choices: of all configs, where a kind does not say otherwise.
@@ -122,8 +123,7 @@ def find_cases(
         >>> [(case.name, case.seed) for case in cases][:3]
         [('SimCLR, image aug.', 0), ('SimCLR, image aug.', 1), ('CIPER 0.1, image aug.', 0)]
     """
-    configs = [Config(**{**choices, **kind, "seed": seed}) for kind in kinds for seed in seeds]
-    cases = cases_of(list(dict.fromkeys(configs)), device=device, progress=progress)
+    cases = cases_of(configs_of(kinds, seeds, **choices), device=device, progress=progress)
     return [*cases, Case(EXTERNAL, EXTERNAL, external=external, device=device)] if external else cases
 
 

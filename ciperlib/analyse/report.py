@@ -41,7 +41,7 @@ from ciperlib.files import SealError, read_sealed, sha256, write_atomically
 from ciperlib.learn.augment.transformations import Transformation, make_transformation
 from ciperlib.learn.devices import find_device
 from ciperlib.learn.runs import Run, load_run, shipped_digest
-from ciperlib.learn.zoo import zoo_grid, zoo_root
+from ciperlib.learn.zoo import SEEDS, configs_of, zoo_grid, zoo_root
 from ciperlib.registry import measures
 
 REPORT, BASELINES_FILE = "report.safetensors", "baselines.json"
@@ -389,9 +389,9 @@ def read_baselines() -> dict[str, dict[str, float]]:
 
 
 def reported() -> list[Config]:
-    """The zoo's encoders that have reports: all that differ in method, alpha or augmentation, with every seed."""
-    seeds = zoo_grid()[1]
-    return [Config(**kind, seed=seed) for part in REPORTED for kind in zoo_grid(part)[0] for seed in seeds]
+    """The zoo's encoders that have reports: all that differ in method, alpha or augmentation, with the seeds that every
+    kind has."""
+    return configs_of([kind for part in REPORTED for kind in zoo_grid(part)], SEEDS)
 
 
 def as_layout(report: Report, images: EvaluationImages) -> Layout:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,35 @@ from ciperlib.files import place, project_root, write_json, write_sealed
 from ciperlib.learn.runs import CONFIG, METRICS, PACKED, STATUS, Run, find_runs, load_run, runs_root, write_run
 from ciperlib.registry import dataset_of
 
+SEEDS = (0, 1, 2)  # that every kind of run has in the zoo; some have more
+
 
 def zoo_root() -> Path:
     """Where the trained encoders that come with the workbook are: `CIPER_ZOO`, else `data/zoo` of the checkout."""
     return place(None, "CIPER_ZOO", "data/zoo")
 
 
-def zoo_grid(part: str | None = None) -> tuple[list[dict[str, Any]], list[int]]:
-    """What the zoo shall hold, or one part of it: the choices of each kind of run, and the seeds of each kind."""
+def zoo_grid(part: str | None = None) -> list[dict[str, Any]]:
+    """What the zoo shall hold, or one part of it: the choices of each kind of run, and under "seeds" its seeds."""
     grid = yaml.safe_load((project_root() / "data" / "zoo" / "grid.yml").read_text())
-    return [kind for name, kinds in grid["runs"].items() if part in (None, name) for kind in kinds], grid["seeds"]
+    parts = (kinds for name, kinds in grid.items() if part in (None, name))
+    return [{"seeds": SEEDS, **kind} for kinds in parts for kind in kinds]
+
+
+def configs_of(kinds: Sequence[Mapping[str, Any]], seeds: Sequence[int] | None = None, **choices: Any) -> list[Config]:
+    """The configs of kinds of runs, each once.
+
+    Args:
+        kinds: choices of a config, as `zoo_grid` gives them.
+        seeds: of every kind; None for a kind's own, under "seeds", or else `SEEDS`.
+        choices: of all configs, where a kind does not say otherwise.
+    """
+    configs = []
+    for kind in kinds:
+        own = {**choices, **kind}
+        named = own.pop("seeds", SEEDS)
+        configs += [Config(**{**own, "seed": seed}) for seed in (named if seeds is None else seeds)]
+    return list(dict.fromkeys(configs))
 
 
 def find_run(config: Config, *roots: str | Path) -> Run | None:

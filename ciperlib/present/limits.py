@@ -22,13 +22,17 @@ def among(known: Collection[str], **values: Iterable[str]) -> None:
                 raise ConfigError(f"{name} has no {value!r}{nearest(value, known)}")
 
 
-def as_seeds(text: str, default: str = "0,1,2") -> list[int]:
-    """Seeds as a list: "0,1,2", or `default` where there is nothing.
+def as_seeds(text: str, default: str = "") -> list[int] | None:
+    """Seeds as a list: "0,1,2", or `default` where there is nothing; None where that is nothing, too: for each kind of
+    encoder as many as the zoo has, see `find_cases`.
 
     Raises:
         ConfigError: what is no whole number, or given twice.
     """
-    parts = [part.strip() for part in (str(text).strip() or default).split(",")]
+    said = str(text).strip() or default
+    if not said:
+        return None
+    parts = [part.strip() for part in said.split(",")]
     if not all(part.isdigit() for part in parts) or len(set(parts)) < len(parts):
-        raise ConfigError(f"seeds={text!r} must be whole numbers, each once, divided by commas: {default}")
+        raise ConfigError(f"seeds={text!r} must be whole numbers, each once, divided by commas: 0,1,2")
     return [int(part) for part in parts]

@@ -7,7 +7,6 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -19,7 +18,7 @@ from ciperlib.config import Config
 from ciperlib.files import project_root, write_atomically
 from ciperlib.labels import label_of, labels, views_of
 from ciperlib.learn.runs import Run
-from ciperlib.learn.zoo import find_run, zoo_grid, zoo_root
+from ciperlib.learn.zoo import configs_of, find_run, zoo_grid, zoo_root
 from ciperlib.present.published import Read, fill, metrics_of, with_interval
 from ciperlib.registry import measures, methods
 
@@ -84,8 +83,7 @@ def as_markdown_table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str
 
 def in_order(names: Iterable[str]) -> list[str]:
     """Names of encoders and baselines, as they shall stand: what cannot know first, then by views, method and alpha."""
-    parts = (kind for part in REPORTED for kind in zoo_grid(part)[0])
-    configs = list(dict.fromkeys(Config(**kind) for kind in parts))
+    configs = configs_of([kind for part in REPORTED for kind in zoo_grid(part)], [0])
     order = list(dict.fromkeys((*FAMILY, *methods)))
     configs.sort(key=lambda c: (VIEWS.index(views_of(c).split()[0]), order.index(c.method), c.alpha))
     known = ["shuffled labels", "pixels", "random encoder", *labels(configs)]
@@ -104,10 +102,11 @@ def probing(read: Read) -> str:
 @table
 def bounds(read: Read) -> str:
     """What the same network knows that is told the answer, from the zoo."""
-    (kinds, seeds), rows = zoo_grid("bounds"), []
-    for config in (Config(**kind) for kind in kinds):
-        target = config.option("target")
-        values = [_shipped(replace(config, seed=seed)).metrics[target] for seed in seeds]
+    rows = []
+    for kind in zoo_grid("bounds"):
+        configs = configs_of([kind])
+        target = configs[0].option("target")
+        values = [_shipped(config).metrics[target] for config in configs]
         rows.append([target, " ".join(f"{value:.3f}" for value in values), "R²" if target == "pose" else "accuracy"])
     return as_markdown_table(["told", "three seeds", "measure"], rows)
 

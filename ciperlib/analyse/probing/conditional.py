@@ -36,13 +36,16 @@ from ciperlib.analyse.probing.probes import (
     fit_regression_probe,
     regression_of,
     regression_result,
+    shuffle_targets,
 )
 from ciperlib.analyse.results import ProbeResult
 from ciperlib.analyse.solvers.linear import Linear, fit_ridge
 from ciperlib.analyse.solvers.threads import single_where_small
+from ciperlib.analyse.statistics import circular_error
 from ciperlib.learn.seeds import derived_seed
 
 Ask = Callable[[Features, Features], ProbeResult]
+LABELS = (1, 2, 5)  # an object's labels, of which few are tried
 FEW = (1e-2,)  # regularisation where there are too few labels to choose one
 
 
@@ -212,6 +215,66 @@ def learning_curve(
             numbers = {k: v for k, v in found.details.items() if isinstance(v, (int, float))}
             rows.append({"count": count, "draw": draw, "n": len(part), "value": found.value, **numbers})
     return pd.DataFrame(rows)
+
+
+@recipe(1)
+def probe_by_object(train: Features, test: Features, *, seed: int = 0) -> pd.DataFrame:
+    """What is asked of an encoder beside the pooled probes, object by object: objects are drawn, too, and who speaks of
+    them needs their spread.
+
+    Args:
+        train, test: with the factors object, category and azimuth; features of one encoder.
+
+    Returns:
+        A row for each question and object: factor, how, object, value.
+
+        - factor "azimuth": mean error in degrees, by one linear map for all ("all"), a map for each category or object
+          ("category", "object"), a map of the object that a classifier takes it for ("guessed object"), maps of objects
+          dealt out anew ("object dealt out", the floor), and by a map that was fitted on other objects ("other
+          objects").
+        - factor "category": accuracy of a linear probe fitted on all objects ("all") and on others ("other objects").
+        - factor "object": accuracy of a linear probe by labels of each object ("1 label", ...), mean of three draws,
+          and by all of them ("all").
+
+    Raises:
+        ProbeError: as the probes.
+    """
+    options = dict(seed=seed, resamples=0)
+    dealt = [shuffle_targets(part, seed, only="object") for part in (train, test)]
+    azimuth = {
+        "all": fit_regression_probe(train, test, "azimuth", **options),
+        "category": fit_within(train, test, "azimuth", "category", **options),
+        "object": fit_within(train, test, "azimuth", "object", **options),
+        "guessed object": fit_two_stage(train, test, "azimuth", "object", **options),
+        "object dealt out": fit_within(*dealt, "azimuth", "object", **options),
+        "other objects": fit_unseen(train, test, "azimuth", "object", **options),
+    }
+    found = {("azimuth", how): _degrees_off(result, test) for how, result in azimuth.items()}
+    found["category", "all"] = fit_linear_probe(train, test, "category", **options).scores
+    found["category", "other objects"] = fit_unseen(train, test, "category", "object", **options).scores
+    for labels in LABELS:
+        scores = []
+
+        def ask(part: Features, rest: Features, scores: list = scores) -> ProbeResult:
+            result = few_labels("object")(part, rest)
+            scores.append(result.scores)
+            return result
+
+        learning_curve(train, test, ask, "object", [labels], seed=seed)
+        found["object", f"{labels} label{'s' * (labels > 1)}"] = torch.stack(scores).mean(0)
+    found["object", "all"] = fit_linear_probe(train, test, "object", **options).scores
+    names = [test.labels["object"][i] for i in test.factors["object"].tolist()]
+    rows = []
+    for (factor, how), values in found.items():
+        for name, value in pd.Series(values.double().numpy()).groupby(names, sort=True).mean().items():
+            rows.append({"factor": factor, "how": how, "object": name, "value": value})
+    return pd.DataFrame(rows)
+
+
+def _degrees_off(result: ProbeResult, test: Features) -> Tensor:
+    """By how many degrees each image's azimuth was missed, [n]."""
+    sine, cosine = result.prediction.unbind(1)
+    return circular_error(torch.atan2(sine, cosine), test.factors["azimuth"].double()).rad2deg()
 
 
 def few_labels(factor: str) -> Ask:

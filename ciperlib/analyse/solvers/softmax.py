@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-LARGE = 200  # parameters from which a Hessian costs more than the iterations that it saves
+LARGE = 60  # parameters from which a Hessian costs more than the iterations that it saves
 MEMORY, RENEWED = 12, 10  # steps that L-BFGS remembers, and after which its preconditioner is made anew
 WORTH = 0.4  # a Hessian is kept as long as its step takes the gradient below this share of what it was
 TINY = 1e-9  # added to the Hessian: shifting all classes together changes nothing
