@@ -12,10 +12,11 @@ from ciperlib.analyse.attribution.fullgrad import FullGrad, FullGradients, Salie
 from ciperlib.analyse.attribution.saliency_tests import (
     counterfactuals,
     draw_maps,
+    randomised,
     run_saliency_tests,
     share_inside,
 )
-from ciperlib.analyse.attribution.sanity_checks import plant, randomised, reads_channel, run_sanity_checks
+from ciperlib.analyse.attribution.sanity_checks import plant, reads_channel, run_sanity_checks
 from ciperlib.analyse.attribution.targets import Cosine, PredictedChange, read_out, target_of
 from ciperlib.analyse.features import extract_features, split_features
 from ciperlib.analyse.probing.probes import fit_linear_probe, shuffle_targets
@@ -56,8 +57,8 @@ def test_planted_encoders_get_the_right_verdict(world):
         assert found[f"kept, {kept}"] > (0.999 if channel == 0 else 0.5)
 
 
-def judged(pixels, swapped, hidden, accuracy=(0.8, 0.9), gap=None):
-    """The verdict where the area is .3 and the intervals of the three measures are as given."""
+def judged(pixels, swapped, hidden, accuracy=(0.8, 0.9), gap=None, edges=0.3, blank=0.3):
+    """The verdict where the area is .3, as are the floors, and the intervals of the three measures are as given."""
     names = (
         "accuracy",
         "pixels on the object",
@@ -66,9 +67,12 @@ def judged(pixels, swapped, hidden, accuracy=(0.8, 0.9), gap=None):
     )
     rows = [{"measure": n, "value": sum(i) / 2, "low": i[0], "high": i[1]}
             for n, i in zip(names, (accuracy, pixels, swapped, hidden))]  # fmt: skip
-    rows.append({"measure": "area", "value": 0.3, "low": 0.2, "high": 0.4})
+    floors = {"area": 0.3, saliency_tests.EDGES: edges, saliency_tests.RANDOM_WEIGHTS: blank}
+    rows += [
+        {"measure": name, "value": value, "low": value - 0.1, "high": value + 0.1} for name, value in floors.items()
+    ]
     rows += [] if gap is None else [{"measure": "gap of the map", "value": gap, "low": gap, "high": gap}]
-    return saliency_tests.verdict_of(pd.DataFrame(rows), 0.1)
+    return saliency_tests.verdict_of(pd.DataFrame(rows), 0.1)[0]
 
 
 MORE, LESS, SOME = (0.5, 0.6), (0.1, 0.2), (0.25, 0.35)
@@ -89,6 +93,26 @@ MORE, LESS, SOME = (0.5, 0.6), (0.1, 0.2), (0.25, 0.35)
 def test_map_and_experiment_have_to_agree(pixels, swapped, hidden, verdict):
     assert judged(pixels, swapped, hidden) == verdict
     assert judged(pixels, swapped, hidden, accuracy=(0.05, 0.9)) == "nothing"  # the interval reaches down to chance
+
+
+def test_a_map_has_to_beat_an_edge_detector_and_random_weights():
+    """Above the area is any map of a picture whose object has edges."""
+    assert judged(MORE, MORE, LESS, edges=0.49, blank=0.49) == "object"
+    assert judged(MORE, MORE, LESS, edges=0.52) == "unresolved"
+    assert judged(MORE, MORE, LESS, blank=0.52) == "unresolved"
+    assert judged(LESS, LESS, MORE, edges=0.1) == "surroundings"  # edges say nothing against it
+    assert judged(LESS, LESS, MORE, blank=0.15) == "unresolved"
+
+
+def test_an_untrained_encoder_is_not_said_to_look_at_the_object():
+    images = load_images("turntable", "train", size=900)
+    encoder = make_encoder(Config(width=16, seed=1)).eval()
+    encoder.normalise_with(images.images)
+    found = run_saliency_tests(encoder, probed(encoder, images, "object"), unseen(images, 90))
+    assert found["pixels on the object"] > found["area"]
+    assert found[saliency_tests.EDGES] > found["pixels on the object"]
+    assert found.verdict == "unresolved"
+    assert found.reason
 
 
 def test_weights_drawn_again_are_blind_to_nothing(world):

@@ -6,6 +6,7 @@ A map alone proves little: it can follow edges, or look the same for a network t
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from ciperlib.analyse.attribution.fullgrad import TOLERANCE, FullGrad, FullGradients, SaliencyError, saliency_map
 from ciperlib.analyse.attribution.targets import read_out, target_of
 from ciperlib.analyse.features import extract_features
+from ciperlib.analyse.fingerprints import fingerprint
 from ciperlib.analyse.keys import recipe
 from ciperlib.analyse.results import ProbeResult
 from ciperlib.analyse.statistics import bootstrap_interval
@@ -26,6 +28,7 @@ from ciperlib.data.imageset import ImageSet
 
 BATCH = 64
 LARGEST_GAP = 0.1  # of a map that counts as evidence
+EDGES, RANDOM_WEIGHTS = "edges on the object", "random weights on the object"
 OTHER_PLACE, PLAIN, HIDDEN = "background exchanged", "background plain", "object hidden"
 
 
@@ -35,17 +38,18 @@ class SaliencyTests:
 
     Attributes:
         table: one row a measure: measure, value, low, high (mean over images, 95% bootstrap over their groups), n.
-        verdict: "object", "surroundings", "nothing" or "unresolved", see `verdict_of`.
+        verdict: "object", "surroundings", "nothing" or "unresolved", see `verdict_of`; reason: why.
     """
 
     table: pd.DataFrame
     verdict: str
+    reason: str = ""
 
     def __getitem__(self, measure: str) -> float:
         return float(self.table.set_index("measure")["value"][measure])
 
 
-@recipe(1)
+@recipe(2)
 def run_saliency_tests(
     encoder: nn.Module, probe: ProbeResult, images: ImageSet, *, maps: int = 200, seed: int = 0,
     exchanged: Mapping[str, ImageSet] | None = None,
@@ -53,7 +57,8 @@ def run_saliency_tests(
     """Maps of a probe's own answers, and what becomes of these answers when object or background are exchanged.
 
     Measures: `accuracy` of the probe on these images; `area` of the object; the shares of the map's parts that lie on
-    the object (see `shares_inside`) and `coordinates of the map`, the part's share of the whole; `accuracy` and `kept`
+    the object (see `shares_inside`) and `coordinates of the map`, the part's share of the whole; what an edge detector
+    has there, and the pixels' part of the same encoder with weights drawn again (the floors); `accuracy` and `kept`
     (share of answers that stay) after each of the `counterfactuals`.
 
     Args:
@@ -74,11 +79,15 @@ def run_saliency_tests(
     first = images.subset(slice(maps))
     columns = {"accuracy": (answers == truth).double(), "area": first.masks.flatten(1).double().mean(1).cpu()}
     columns |= _map_columns(encoder, probe, first, answers[:maps])
+    columns[EDGES] = share_inside(edge_map(first.floats()), first.masks)
+    blank = randomised(encoder)
+    of_blank = replace(probe, encoder_fingerprint=fingerprint(blank))  # the same probe, on purpose
+    columns[RANDOM_WEIGHTS] = _map_columns(blank, of_blank, first, answers[:maps])["pixels on the object"]
     for name, changed in (exchanged or counterfactuals(images, seed)).items():
         new = _answer(encoder, probe, changed)
         columns |= {f"accuracy, {name}": (new == truth).double(), f"kept, {name}": (new == answers).double()}
     table = pd.DataFrame([summary(name, column, images.groups[: len(column)]) for name, column in columns.items()])
-    return SaliencyTests(table, verdict_of(table, probe.details["majority"]))
+    return SaliencyTests(table, *verdict_of(table, probe.details["majority"]))
 
 
 def draw_maps(encoder: nn.Module, probe: ProbeResult, images: ImageSet, *, rescale: bool = True) -> Tensor:
@@ -113,26 +122,43 @@ def occlusion_map(model: nn.Module, images: Tensor, target: int | Tensor, *, siz
     return change[:, :1].abs()  # the same in all three channels
 
 
-def verdict_of(table: pd.DataFrame, chance: float) -> str:
-    """Which part of the images a probe's answers come from; map and experiment have to say the same.
+def verdict_of(table: pd.DataFrame, chance: float) -> tuple[str, str]:
+    """Which part of the images a probe's answers come from, and why; map and experiment have to say the same.
 
     "nothing" where the accuracy's interval reaches down to chance. "object" where the share of the map's pixels on the
-    object lies above the object's area *and* the answers survive an exchanged background better than a hidden object;
-    "surroundings" where both are the other way round; else "unresolved". Above and better mean with the whole interval.
-    A map whose terms miss the output by more than a tenth says nothing.
+    object lies above the object's area, above what an edge detector has there and above what random weights have there,
+    *and* the answers survive an exchanged background better than a hidden object; "surroundings" where the share lies
+    below the area and below that of random weights, and the experiment is the other way round; else "unresolved". Above
+    and better mean with the whole interval. A map whose terms miss the output by more than a tenth says nothing.
     """
     rows = table.set_index("measure")
     if not rows.low["accuracy"] > chance:
-        return "nothing"
-    if rows.value.get("gap of the map", 0.0) > LARGEST_GAP:
-        return "unresolved"
-    pixels, area = rows.loc["pixels on the object"], rows.value["area"]
+        return "nothing", f"the probe's accuracy may be {rows.low['accuracy']:.2f}, and chance is {chance:.2f}"
+    if (gap := rows.value.get("gap of the map", 0.0)) > LARGEST_GAP:
+        return "unresolved", f"the map's terms miss the output by {gap:.0%}"
+    pixels, floors = rows.loc["pixels on the object"], rows.value[["area", EDGES, RANDOM_WEIGHTS]]
     swapped, hidden = rows.loc[f"kept, {OTHER_PLACE}"], rows.loc[f"kept, {HIDDEN}"]
-    if pixels.low > area and swapped.low > hidden.high:
-        return "object"
-    if pixels.high < area and swapped.high < hidden.low:
-        return "surroundings"
-    return "unresolved"
+    if not (swapped.low > hidden.high or swapped.high < hidden.low):
+        return "unresolved", "answers survive an exchanged background as well as a hidden object"
+    experiment = "object" if swapped.low > hidden.high else "surroundings"
+    if experiment == "object" and pixels.low > floors.max():
+        return "object", f"map ({pixels.value:.2f} on the object; any floor at most {floors.max():.2f}) and experiment"
+    outside = floors[["area", RANDOM_WEIGHTS]].min()
+    if experiment == "surroundings" and pixels.high < outside:
+        return "surroundings", f"map ({pixels.value:.2f} on the object; floors {outside:.2f}) and experiment"
+    said = ", ".join(f"{name.removesuffix(' on the object')} {value:.2f}" for name, value in floors.items())
+    return "unresolved", f"the experiment says {experiment}; the map's {pixels.value:.2f} does not ({said})"
+
+
+def randomised(module: nn.Module, seed: int = 0) -> nn.Module:
+    """A copy with all weights drawn again, in eval mode: a map that shows what was *learned* must not survive this."""
+    fresh = copy.deepcopy(module).eval()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for part in fresh.modules():
+            if hasattr(part, "reset_parameters"):
+                part.reset_parameters()
+    return fresh
 
 
 def shares_inside(terms: FullGradients, masks: Tensor) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from ciperlib.analyse.attribution.saliency_tests import SaliencyTests, run_saliency_tests
+from ciperlib.analyse.attribution.saliency_tests import SaliencyTests, randomised, run_saliency_tests
 from ciperlib.analyse.features import extract_features, split_features
 from ciperlib.analyse.fingerprints import fingerprint
 from ciperlib.analyse.probing.probes import fit_linear_probe, shuffle_targets
@@ -57,14 +57,3 @@ def reads_channel(encoder: nn.Module, channel: int) -> nn.Module:
     for other in {0, 1, 2} - {channel}:
         blind.conv1.weight.data[:, other] = 0
     return blind
-
-
-def randomised(module: nn.Module, seed: int = 0) -> nn.Module:
-    """A copy with all weights drawn again, in eval mode: a map that shows what was *learned* must not survive this."""
-    fresh = copy.deepcopy(module).eval()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        for part in fresh.modules():
-            if hasattr(part, "reset_parameters"):
-                part.reset_parameters()
-    return fresh

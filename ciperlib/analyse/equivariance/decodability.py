@@ -18,7 +18,7 @@ from ciperlib.config import nearest
 from ciperlib.data.imageset import ImageSet
 from ciperlib.learn.augment import Augmentation
 
-HIDDEN_BY_GREY = ("saturation", "hue")  # a grey view does not show them
+HIDDEN_BY_GREY = ("saturation", "hue")  # a grey view has no saturation, and shows the hue in how light colours are
 KEY = ["parameter", "reader", "views"]
 SMALLEST_SPAN = 0.05  # of R2 between baseline and upper_bound: in less nothing can be placed
 
@@ -39,7 +39,7 @@ def decode_parameters(
     Returns:
         A row for each parameter and reader: parameter, reader, views, value, low, high, n. `views` is "all"; for
         saturation and hue there is a second row, "coloured": of the views that were not made grey, in fitting and in
-        scoring, since a grey view does not show them.
+        scoring, since a grey view has no saturation and little of the hue.
 
     Raises:
         FeaturesError, ProbeError: as `extract_features` and `fit_regression_probe`, a parameter that never changes
