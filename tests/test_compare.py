@@ -13,6 +13,7 @@ from ciperlib.analyse.compare import Case, CompareError, as_metrics, average, co
 from ciperlib.analyse.features import extract_features
 from ciperlib.config import Config
 from ciperlib.learn.training import fit
+from ciperlib.learn.zoo import zoo_grid
 
 QUIET = dict(progress="none", train_size=64, batch_size=32, projector_width=8)
 
@@ -197,6 +198,14 @@ def test_cases_that_a_row_would_hide_are_refused():
 
 def test_the_same_kind_twice_is_one_case():
     assert len(find_cases([{"method": "simclr"}, {"alpha": 0.0}], (0, 1))) == 2
+
+
+def test_without_seeds_each_kind_has_its_own():
+    kinds = [{"method": "random", "width": 4, "seeds": [3, 5]}, {"method": "random", "width": 6}]
+    assert [case.seed for case in find_cases(kinds)] == [3, 5, 0, 1, 2]
+    assert [case.seed for case in find_cases(kinds, (7,))] == [7, 7]
+    five = [case for case in find_cases(zoo_grid("probing")) if case.name == "CIPER, pose aug."]
+    assert [case.seed for case in five] == [0, 1, 2, 3, 4]
 
 
 def test_an_encoder_from_elsewhere_is_a_case(capsys):

@@ -7,7 +7,7 @@ from ciperlib.analyse.shipped import IMAGES, ShippedError, image_key, read_shipp
 from ciperlib.data import load_images
 from ciperlib.files import project_root
 
-SHIPPED = {"equivariance.csv": 400, "parameters.csv": 2000, "ablations.csv": 2500}
+SHIPPED = {"equivariance.csv": 2000, "objects.csv": 2500, "parameters.csv": 2000, "ablations.csv": 2500}
 
 
 @pytest.fixture

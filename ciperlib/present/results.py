@@ -101,17 +101,17 @@ def probing(read: Read) -> str:
 
 @table
 def objects(read: Read) -> str:
-    """What is asked object by object, by notebook 02."""
-    metrics = metrics_of(read, "02_linear_probing")
+    """What was asked of many encoders object by object."""
+    found = pd.read_csv(io.StringIO(read("data/sweeps/objects.csv")))
     columns = {
-        "azimuth, all": "azimuth by one map for all", "azimuth, category": "a map for each category",
-        "azimuth, object": "for each object", "azimuth, guessed object": "for the guessed object",
-        "category, other objects": "category of other objects", "object, 1 label": "objects from one label each",
+        ("azimuth", "all"): "azimuth by one map for all", ("azimuth", "category"): "a map for each category",
+        ("azimuth", "object"): "for each object", ("azimuth", "guessed object"): "for the guessed object",
+        ("category", "other objects"): "category of other objects", ("object", "1 label"): "objects from one label",
     }  # fmt: skip
-    names = [name.removeprefix("azimuth, all: ") for name in metrics if re.fullmatch(r"azimuth, all: [^()]*", name)]
+    means = found.groupby(["encoder", "factor", "how"])["value"].mean()
     rows = []
-    for name in in_order(names):
-        values = [metrics[f"{column}: {name}"] for column in columns]
+    for name in in_order(dict.fromkeys(found["encoder"])):
+        values = [means[name, *column] for column in columns]
         rows.append([name, *(f"{v:.0f}°" if v > 1 else f"{v:.2f}" for v in values)])
     return as_markdown_table(["encoder", *columns.values()], rows)
 
@@ -232,10 +232,10 @@ def ablations(read: Read) -> str:
 def kin(read: Read) -> str:
     """Every method in one setting, by notebook 08."""
     metrics = metrics_of(read, "08_equivariance")
-    columns = [*FACTORS, "re-encoded", "invariant", "synergy", "passes"]
+    columns = [*FACTORS, "re-encoded", "invariant", "passes"]
     names = [name.removeprefix("passes: ") for name in metrics if name.startswith("passes: ")]
     rows = [[name, *(_plain(metrics[f"{column}: {name}"]) for column in columns)] for name in in_order(names)]
-    return as_markdown_table(["encoder", *columns[:6], "I(A;C given Z)", *columns[7:]], rows)
+    return as_markdown_table(["encoder", *columns], rows)
 
 
 def _plain(value: Any) -> str:

@@ -252,7 +252,7 @@ def probe_by_object(train: Features, test: Features, *, seed: int = 0) -> pd.Dat
     found = {("azimuth", how): _degrees_off(result, test) for how, result in azimuth.items()}
     found["category", "all"] = fit_linear_probe(train, test, "category", **options).scores
     found["category", "other objects"] = fit_unseen(train, test, "category", "object", **options).scores
-    for labels in LABELS:
+    for count in LABELS:
         scores = []
 
         def ask(part: Features, rest: Features, scores: list = scores) -> ProbeResult:
@@ -260,10 +260,11 @@ def probe_by_object(train: Features, test: Features, *, seed: int = 0) -> pd.Dat
             scores.append(result.scores)
             return result
 
-        learning_curve(train, test, ask, "object", [labels], seed=seed)
-        found["object", f"{labels} label{'s' * (labels > 1)}"] = torch.stack(scores).mean(0)
+        learning_curve(train, test, ask, "object", [count], seed=seed)
+        found["object", f"{count} label{'s' * (count > 1)}"] = torch.stack(scores).mean(0)
     found["object", "all"] = fit_linear_probe(train, test, "object", **options).scores
-    names = [test.labels["object"][i] for i in test.factors["object"].tolist()]
+    labels = test.labels.get("object")
+    names = [labels[i] if labels else i for i in test.factors["object"].tolist()]
     rows = []
     for (factor, how), values in found.items():
         for name, value in pd.Series(values.double().numpy()).groupby(names, sort=True).mean().items():
