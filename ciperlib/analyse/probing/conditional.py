@@ -8,6 +8,7 @@ beside the pooled probe of `probes`: a map for each object (`fit_within`), the s
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -25,12 +26,10 @@ from ciperlib.analyse.probing.checks import (
     categories_of,
     checked_regularisation,
     column_of,
-    inner_split,
     pose_parts,
     targets_of,
 )
 from ciperlib.analyse.probing.probes import (
-    RIDGE_REGULARISATION,
     accuracy_result,
     fit_linear_probe,
     fit_regression_probe,
@@ -45,12 +44,15 @@ from ciperlib.analyse.statistics import circular_error
 from ciperlib.learn.seeds import derived_seed
 
 Ask = Callable[[Features, Features], ProbeResult]
+Choice = tuple[float, bool]  # a strength, and whether a map starts from its own mean
 LABELS = (1, 2, 5)  # an object's labels, of which few are tried
+STRENGTHS = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 1e-3, 1e-4, 1e-5, 1e-6)  # finer where few images make maps weak
+INNER_FOLDS = 5
 FEW = (1e-2,)  # regularisation where there are too few labels to choose one
 
 
 @single_where_small
-@recipe(1)
+@recipe(2)
 def fit_within(
     train: Features,
     test: Features,
@@ -58,7 +60,7 @@ def fit_within(
     group: str,
     *,
     told: Tensor | None = None,
-    regularisation: Sequence[float] = RIDGE_REGULARISATION,
+    regularisation: Sequence[float] = STRENGTHS,
     seed: int = 0,
     resamples: int = 1000,
 ) -> ProbeResult:
@@ -71,9 +73,10 @@ def fit_within(
         factor: a float factor, or "pose".
         group: a categorical factor: each of its values gets a map, all with one strength.
         told: int64 [n], whose map each test image is read with; None for its own.
-        regularisation: strengths to choose from on held-out images of all values together. The mean of all images is
-            predicted unless the best strength is known to do better (t-test, one in two hundred): few images shall do
-            no worse than none.
+        regularisation: strengths to choose from, by five folds and for all values together, and with them whether a
+            map starts from its own value's mean or from that of all images, which is less noisy where the two are
+            alike. The mean of all images is predicted unless the best choice is known to do better (t-test, one in two
+            hundred): few images shall do no worse than none.
         seed, resamples: as for `fit_regression_probe`.
 
     `details` as for `fit_regression_probe`; the `strength` is infinite where no map is better than the mean.
@@ -92,8 +95,8 @@ def fit_within(
     which = categories_of(train, test, group)
     asked = regression_of(train, test, factor)
     (x, z), y = asked.x, asked.y
-    strength, validation = _choose(x, y, which.y, train.groups, regularisation, seed)
-    maps = [_fit(x, y, which.y == k, (strength,))[0] for k in range(len(which.values))]
+    (strength, own_mean), validation = _choose(x, y, which.y, train.groups, regularisation, seed)
+    maps = [_fit(x, y, which.y == k, ((strength, own_mean),))[0] for k in range(len(which.values))]
     own = torch.searchsorted(which.values, which.truth if told is None else told)
     guess, fitted = (asked.unscaled(_by_value(maps, *rows)) for rows in ((z, own), (x, which.y)))
     details = {"validation": validation, "group": group, "maps": len(maps)}
@@ -103,7 +106,7 @@ def fit_within(
     )  # fmt: skip
 
 
-@recipe(1)
+@recipe(2)
 def fit_two_stage(
     train: Features, test: Features, factor: str, group: str, *, seed: int = 0, resamples: int = 1000, **options: Any
 ) -> ProbeResult:
@@ -302,12 +305,19 @@ def _folds_of_values(train: Features, factor: str, y: Tensor, values: int, folds
     return fold
 
 
-def _fit(x: Tensor, y: Tensor, rows: Tensor, strengths: Sequence[float]) -> list[Linear]:
-    """Ridge regressions of some rows; an infinite strength predicts 0, the mean of all."""
-    finite = tuple(strength for strength in strengths if math.isfinite(strength))
-    fits = iter(fit_ridge(x[rows], y[rows], finite) if finite else [])
-    mean = Linear(x.new_zeros(y.shape[1], x.shape[1]), y.new_zeros(y.shape[1]))
-    return [next(fits) if math.isfinite(strength) else mean for strength in strengths]
+def _fit(x: Tensor, y: Tensor, rows: Tensor, choices: Sequence[Choice]) -> list[Linear]:
+    """Ridge regressions of some rows, from their own mean or from 0, the mean of all, which an infinite strength
+    predicts."""
+    finite = tuple(dict.fromkeys(strength for strength, _ in choices if math.isfinite(strength)))
+    fits = dict(zip(finite, fit_ridge(x[rows], y[rows], finite) if finite else []))
+    own, maps = y[rows].mean(0), []
+    for strength, own_mean in choices:
+        if math.isfinite(strength):
+            fit = fits[strength]
+            maps.append(fit if own_mean else Linear(fit.weight, fit.bias - own))
+        else:
+            maps.append(Linear(x.new_zeros(y.shape[1], x.shape[1]), y.new_zeros(y.shape[1])))
+    return maps
 
 
 def _by_value(maps: Sequence[Linear], x: Tensor, own: Tensor) -> Tensor:
@@ -320,22 +330,27 @@ def _by_value(maps: Sequence[Linear], x: Tensor, own: Tensor) -> Tensor:
 
 def _choose(
     x: Tensor, y: Tensor, own: Tensor, groups: Tensor, strengths: tuple[float, ...], seed: int
-) -> tuple[float, dict[float, float]]:
-    """The strength of all maps, and R2 of each strength on held-out images."""
-    fitted, held = inner_split(groups, seed)
-    tried = (math.inf, *sorted(strengths, reverse=True))
-    errors = x.new_zeros(len(held), len(tried))
-    spread = y.var(0, correction=0).sum()
-    for k in own[held].unique().tolist():
-        rows, mine = fitted[own[fitted] == k], own[held] == k
-        if not len(rows):  # nothing to fit on: no strength is told from another
-            continue
-        for i, model in enumerate(_fit(x, y, rows, tried)):
-            errors[mine, i] = (model(x[held[mine]]) - y[held[mine]]).square().sum(1)
+) -> tuple[Choice, dict[float, float]]:
+    """The strength of all maps and whether they start from their own mean, and R2 of each strength, the better of the
+    two, on the images of all folds but the fitted ones."""
+    tried = ((math.inf, False), *itertools.product(sorted(strengths, reverse=True), (False, True)))
+    distinct, group = torch.unique(groups, return_inverse=True)
+    order = torch.randperm(len(distinct), generator=torch.Generator().manual_seed(seed))
+    fold = order[group] % INNER_FOLDS
+    errors = y.square().sum(1)[:, None].repeat(1, len(tried))  # of the mean, where there is nothing to fit on
+    for f, k in itertools.product(range(INNER_FOLDS), own.unique().tolist()):
+        rows, mine = (fold != f) & (own == k), (fold == f) & (own == k)
+        if rows.any() and mine.any():
+            for i, model in enumerate(_fit(x, y, rows, tried)):
+                errors[mine, i] = (model(x[mine]) - y[mine]).square().sum(1)
     means = errors.mean(0)
     best = int(means.argmin())
     gain = errors[:, 0] - errors[:, best]
-    error = float(gain.std()) / math.sqrt(len(held)) if len(held) > 1 else math.inf
-    known = float(means[0] - means[best]) > student_t.ppf(0.995, max(1, len(held) - 1)) * error
-    validation = {strength: float(1 - mean / spread) for strength, mean in zip(tried, means)}
-    return (tried[best] if known else math.inf), validation
+    error = float(gain.std()) / math.sqrt(len(gain)) if len(gain) > 1 else math.inf
+    least = student_t.ppf(1 - 0.005 / len(tried), max(1, len(gain) - 1)) * error
+    known = float(gain.mean()) > max(least, 1e-9 * float(means[0]))  # of one image a map is its mean: all are equal
+    spread = y.var(0, correction=0).sum()
+    validation: dict[float, float] = {}
+    for (strength, _), mean in zip(tried, means.tolist()):
+        validation[strength] = max(validation.get(strength, -math.inf), float(1 - mean / spread))
+    return (tried[best] if known else tried[0]), validation
