@@ -200,15 +200,15 @@ def test_what_cannot_be_asked_is_refused(break_it, said):
 def test_object_by_object_it_says_what_each_probe_says():
     train, test = made("own", n=2400)
     found = probe_by_object(train, test)
-    assert len(found) == 12 * OBJECTS
-    means = found.groupby(["factor", "how"])["value"].mean()
+    assert found.shape == (12, 3 + OBJECTS)
+    means = found.set_index(["factor", "how"])["value"]
     for how, ask in (("object", fit_within), ("guessed object", fit_two_stage)):
         assert means["azimuth", how] == pytest.approx(degrees(ask(train, test, "azimuth", "object")), abs=1e-6)
     assert means["azimuth", "all"] > 60 > 3 > means["azimuth", "object"]
     assert means["azimuth", "object dealt out"] > 60
     assert means["azimuth", "other objects"] > 60
     assert means["object", "1 label"] <= means["object", "5 labels"] + 0.02
-    one = found[(found["how"] == "object") & (found["object"] == 3)]["value"].item()
+    one = found[found["how"] == "object"][3].item()
     own = [part.subset(part.factors["object"] == 3) for part in (train, test)]
     strength = fit_within(train, test, "azimuth", "object", resamples=0).strength
     alone = fit_regression_probe(*own, "azimuth", regularisation=(strength,), resamples=0)

@@ -229,7 +229,7 @@ def probe_by_object(train: Features, test: Features, *, seed: int = 0) -> pd.Dat
         train, test: with the factors object, category and azimuth; features of one encoder.
 
     Returns:
-        A row for each question and object: factor, how, object, value.
+        A row for each question: factor, how, value, and a column for each object; `value` is their mean.
 
         - factor "azimuth": mean error in degrees, by one linear map for all ("all"), a map for each category or object
           ("category", "object"), a map of the object that a classifier takes it for ("guessed object"), maps of objects
@@ -270,8 +270,8 @@ def probe_by_object(train: Features, test: Features, *, seed: int = 0) -> pd.Dat
     names = [labels[i] if labels else i for i in test.factors["object"].tolist()]
     rows = []
     for (factor, how), values in found.items():
-        for name, value in pd.Series(values.double().numpy()).groupby(names, sort=True).mean().items():
-            rows.append({"factor": factor, "how": how, "object": name, "value": value})
+        of_each = pd.Series(values.double().numpy()).groupby(names).mean()
+        rows.append({"factor": factor, "how": how, "value": of_each.mean(), **of_each})
     return pd.DataFrame(rows)
 
 
