@@ -185,7 +185,7 @@ def test_what_the_results_say_of_each_parameter():
     table = pd.read_csv(project_root() / "data" / "sweeps" / "parameters.csv")
     means = table[table["reader"] == "difference"].groupby(["parameter", "encoder"])["value"].mean()
     assert f"of brightness R2 is {means['brightness', 'random encoder']:.2f} untrained" in text
-    assert means["flip"].max() < 0.03
+    assert means["flip"].max() < 0.035
 
 
 def test_the_sentences_of_notebook_08_are_true_of_its_table():
@@ -403,7 +403,7 @@ def test_the_sentences_of_notebook_03_are_true_of_its_figures():
     edges = m["edges on the object: CIPER"]
     assert all(m["area"] < m[f"pixels on the object: {name}"] < edges - 0.05 for name in encoders)
     for factor in ("object", "category"):
-        assert interval(f"{factor}, all images")[2] < 0
+        assert m[f"{factor}, all images: CIPER - SimCLR (high)"] < 0
     for pair, about in (("CIPER - SimCLR", -0.04), (bare, -0.06)):
         assert interval("map on the object", pair)[2] < 0
         assert interval("map on the object", pair)[1] == pytest.approx(about, abs=0.005)
