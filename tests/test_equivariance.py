@@ -133,6 +133,32 @@ def test_a_verdict_that_half_of_the_images_do_not_give_is_unresolved():
     assert found.reason
 
 
+def test_a_verdict_needs_half_of_the_images(monkeypatch):
+    """Whatever all of the images say: as if the first half had given another answer."""
+    asked = []
+
+    def sized(found):
+        asked.append(found.n)
+        return ("invariant", "so") if found.n == asked[0] else ("lost", "otherwise")
+
+    monkeypatch.setattr("ciperlib.analyse.equivariance.battery.verdict_of", sized)
+    found = measure_equivariance(make_orbits("additive", 200))
+    assert (found.verdict, asked[0]) == ("unresolved", 100)
+    assert found.reason == "invariant with 200 images, with 100 of them not: otherwise"
+
+
+def test_what_the_map_knows_beyond_the_mean():
+    """A level that only draws h to its mean, and adds noise, is no map that is worth its name: nothing is beyond."""
+    g = torch.Generator().manual_seed(0)
+    start = torch.randn(1000, SIZE, generator=g, dtype=torch.float64)
+    drawn = 0.5 * start + torch.randn(1000, SIZE, generator=g, dtype=torch.float64)
+    found = measure_equivariance(as_features(torch.stack((start, drawn), 1)))
+    assert found.r2_gain.low > 0.1  # than the identity any map does better that draws h in
+    assert abs(found.r2_beyond.value) < 0.03
+    turned = measure_equivariance(make_orbits("turned", 1000, d=SIZE))
+    assert turned.r2_beyond.low > 0.8
+
+
 def test_images_that_become_one_point_are_lost_however_well_the_level_is_told():
     block = make_orbits("additive", 600, m=LEVELS, d=SIZE).matrix.view(600, LEVELS, SIZE).double()
     block[:, 1:] = torch.arange(1, LEVELS, dtype=torch.float64)[None, :, None] + 0.01 * block[:, 1:]
