@@ -109,8 +109,11 @@ def test_the_results_table_of_alpha_is_what_the_reports_say():
         rows.append({"encoder": name, **own.scores, "synergy": own.synergy["value"]})
     means = pd.DataFrame(rows).groupby("encoder").mean()
     text = results_page()
-    table = re.findall(r"^\| ([^|]+?)" + r" \| ([-\d.]+)" * 5 + r" \|$", text, re.M)
+    table = re.findall(r"^\| ([^|]+?)" + r" \| ([-\d.]+)" * 5 + r"(?:, unresolved)? \|$", text, re.M)
     assert len(table) == len(set(labels(reported())))
+    for config, name in zip(reported(), labels(reported())):
+        if load_report(config).synergy["verdict"] != "present":
+            assert re.search(rf"^\| {re.escape(name)} \|.*, unresolved \|$", text, re.M), name
     for name, *cells in table:
         for column, cell in zip((*FACTORS, "synergy"), cells):
             assert float(cell) == pytest.approx(means.loc[name, column], abs=0.0051), (name, column)

@@ -146,10 +146,15 @@ def _shipped(config: Config) -> Run:
 
 @table
 def reports(read: Read) -> str:
-    """The encoders of the explorer: what their reports hold, registered measures among it."""
+    """The encoders of the explorer: what their reports hold, registered measures among it. A synergy whose verdict is
+    not "present" for every seed says so."""
+    open_ones = set()
 
     def facts(case) -> dict[str, float]:
-        return {name: value["value"] for name, value in load_report(case.config).measures.items()}
+        report = load_report(case.config)
+        if report.synergy["verdict"] != "present":
+            open_ones.add(case.name)
+        return {name: value["value"] for name, value in report.measures.items()}
 
     found = compare(cases_of(reported()), facts, keep=False).groupby("encoder", sort=False).mean(numeric_only=True)
     found = found.dropna(axis="columns")  # what an older report does not hold is shown of none
@@ -157,6 +162,8 @@ def reports(read: Read) -> str:
     head = ["encoder", *(measures[name].label.replace("|", " given ") for name in digits)]
     names = in_order(found.index)
     rows = [[name, *(f"{found.loc[name, column]:.{d}f}" for column, d in digits.items())] for name in names]
+    for row in rows:
+        row[1 + list(digits).index("synergy")] += ", unresolved" * (row[0] in open_ones)
     return as_markdown_table(head, rows)
 
 
