@@ -76,8 +76,8 @@ def test_values_are_read_as_what_they_are():
 
 def test_the_zoo_trains_what_is_missing_only(tmp_path, monkeypatch, capsys):
     (tmp_path / "data" / "zoo").mkdir(parents=True)
-    run = "{method: simclr, train_size: 200, batch_size: 100, epochs: 1, width: 8, image_size: 16, precision: bf16}"
-    grid = f"seeds: [0, 1]\nruns:\n  tried:\n    - {run}\n"
+    sizes = "train_size: 200, batch_size: 100, epochs: 1, width: 8, image_size: 16"
+    grid = f"tried:\n  - {{method: simclr, {sizes}, precision: bf16, seeds: [0, 1]}}\n"
     (tmp_path / "data" / "zoo" / "grid.yml").write_text(grid)
     for module in ("ciperlib.learn.zoo", "ciperlib.files"):
         monkeypatch.setattr(f"{module}.project_root", lambda: tmp_path)
