@@ -22,6 +22,7 @@ from ciperlib.analyse.equivariance.battery import evaluate_equivariance
 from ciperlib.analyse.equivariance.decodability import decode_parameters
 from ciperlib.analyse.information.explaining_away import explaining_away
 from ciperlib.analyse.orbits import extract_orbits
+from ciperlib.analyse.probing.conditional import probe_by_object
 from ciperlib.analyse.probing.tables import probe_run, to_metrics
 from ciperlib.analyse.report import EvaluationImages, read_report
 from ciperlib.analyse.shipped import read_shipped
@@ -181,6 +182,20 @@ def test_a_row_of_the_table_of_equivariance_is_what_the_battery_gives(step):
     for name in shipped.keys() - {"encoder", "method", "seed", "run", "verdict", "reason", "unseen", "transformation"}:
         assert found[name] == pytest.approx(shipped[name], abs=0.003, rel=0.003, nan_ok=True), name
     assert found["verdict"] == shipped["verdict"]
+
+
+@pytest.mark.slow
+def test_rows_of_the_table_of_objects_are_what_the_probes_give():
+    _, encoder = encoder_of("ciper-a1-pose-turntable-s1-9b3d4a3c")
+    parts = [images("turntable", 5000, 32), load_images("turntable", "test")]
+    table = read_shipped(project_root() / "data" / "sweeps" / "objects.csv", parts[1], probe_by_object)
+    shipped = table[(table["encoder"] == "CIPER, pose aug.") & (table["seed"] == 1)].reset_index(drop=True)
+    found = probe_by_object(*(extract_features(encoder, part) for part in parts))
+    assert found[["factor", "how"]].equals(shipped[["factor", "how"]])
+    degrees = found["factor"] == "azimuth"
+    gap = (found["value"] - shipped["value"]).abs()
+    assert gap[degrees].max() < 0.2
+    assert gap[~degrees].max() < 0.003
 
 
 @pytest.mark.slow

@@ -244,28 +244,29 @@ def probe_by_object(train: Features, test: Features, *, seed: int = 0) -> pd.Dat
     """
     options = dict(seed=seed, resamples=0)
     dealt = [shuffle_targets(part, seed, only="object") for part in (train, test)]
+    guessed = fit_linear_probe(train, test, "object", **options)
     azimuth = {
         "all": fit_regression_probe(train, test, "azimuth", **options),
         "category": fit_within(train, test, "azimuth", "category", **options),
         "object": fit_within(train, test, "azimuth", "object", **options),
-        "guessed object": fit_two_stage(train, test, "azimuth", "object", **options),
+        "guessed object": fit_within(train, test, "azimuth", "object", told=guessed.prediction, **options),
         "object dealt out": fit_within(*dealt, "azimuth", "object", **options),
         "other objects": fit_unseen(train, test, "azimuth", "object", **options),
     }
     found = {("azimuth", how): _degrees_off(result, test) for how, result in azimuth.items()}
     found["category", "all"] = fit_linear_probe(train, test, "category", **options).scores
     found["category", "other objects"] = fit_unseen(train, test, "category", "object", **options).scores
-    for count in LABELS:
-        scores = []
+    scores: list[Tensor] = []
 
-        def ask(part: Features, rest: Features, scores: list = scores) -> ProbeResult:
-            result = few_labels("object")(part, rest)
-            scores.append(result.scores)
-            return result
+    def ask(part: Features, rest: Features) -> ProbeResult:
+        result = few_labels("object")(part, rest)
+        scores.append(result.scores)
+        return result
 
-        learning_curve(train, test, ask, "object", [count], seed=seed)
-        found["object", f"{count} label{'s' * (count > 1)}"] = torch.stack(scores).mean(0)
-    found["object", "all"] = fit_linear_probe(train, test, "object", **options).scores
+    learning_curve(train, test, ask, "object", LABELS, seed=seed)
+    for count, draws in zip(LABELS, torch.stack(scores).view(len(LABELS), -1, len(test))):
+        found["object", f"{count} label{'s' * (count > 1)}"] = draws.mean(0)
+    found["object", "all"] = guessed.scores
     labels = test.labels.get("object")
     names = [labels[i] if labels else i for i in test.factors["object"].tolist()]
     rows = []
