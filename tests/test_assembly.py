@@ -20,6 +20,7 @@ from conftest import TINY, make_noise_images
 
 from ciperlib.analyse.equivariance.battery import evaluate_equivariance
 from ciperlib.analyse.equivariance.decodability import decode_parameters
+from ciperlib.analyse.features import extract_features
 from ciperlib.analyse.information.explaining_away import explaining_away
 from ciperlib.analyse.orbits import extract_orbits
 from ciperlib.analyse.probing.conditional import probe_by_object
