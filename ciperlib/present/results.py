@@ -160,10 +160,12 @@ def reports(read: Read) -> str:
     found = found.dropna(axis="columns")  # what an older report does not hold is shown of none
     digits = {name: measure.digits for name, measure in measures.items() if name in found}
     head = ["encoder", *(measures[name].label.replace("|", " given ") for name in digits)]
-    names = in_order(found.index)
-    rows = [[name, *(f"{found.loc[name, column]:.{d}f}" for column, d in digits.items())] for name in names]
-    for row in rows:
-        row[1 + list(digits).index("synergy")] += ", unresolved" * (row[0] in open_ones)
+
+    def cell(name: str, column: str) -> str:
+        said = ", unresolved" if column == "synergy" and name in open_ones else ""
+        return f"{found.loc[name, column]:.{digits[column]}f}{said}"
+
+    rows = [[name, *(cell(name, column) for column in digits)] for name in in_order(found.index)]
     return as_markdown_table(head, rows)
 
 
