@@ -34,7 +34,7 @@ responsiveness: $(STAMP)  ## how soon a slider's figure is drawn, in a real Jupy
 	$(PY) tests/responsiveness.py --output figures/responsiveness.json --notebooks 01 02 03 04 05
 
 validate: $(STAMP)  ## does the estimator of explaining-away find what is known? hours in full; ARGS='--repeats 10 --zero-repeats 20'
-	$(PY) tests/validate.py --output figures/validation.json $(ARGS)
+	$(PY) tests/validate.py $(ARGS)
 
 zoo: $(STAMP)  ## train what is missing of data/zoo; stop and start it as you like
 	$(PY) -m ciperlib zoo

@@ -166,8 +166,10 @@ def test_what_a_report_says_of_the_azimuth_is_what_the_estimate_gives():
     asked, levels = EvaluationImages().turned
     found = asdict(explaining_away(extract_orbits(encoder, levels, asked), "category", null_samples=0))
     shipped = read_report(run.folder, run.config).synergy
-    for name in ("value", "forward", "backward", "level_entropy", "class_entropy", "forward_mlp", "backward_mlp"):
+    for name in ("value", "low", "high", "level_entropy", "class_entropy"):
         assert found[name] == pytest.approx(shipped[name], abs=0.005), name
+    for name, reading in shipped["readings"].items():
+        assert found["readings"][name]["value"] == pytest.approx(reading["value"], abs=0.005), name
     assert (found["n"], found["levels"], found["classes"]) == (shipped["n"], shipped["levels"], shipped["classes"])
 
 

@@ -1,6 +1,7 @@
 """Probes with a condition, on codes whose answers are known."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from ciperlib.analyse.probing.conditional import (
     learning_curve,
     probe_by_object,
 )
+from ciperlib.analyse.probing.erasure import erase
 from ciperlib.analyse.probing.probes import fit_linear_probe, fit_regression_probe, shuffle_targets
 
 OBJECTS, D = 12, 40
@@ -249,3 +251,56 @@ def test_a_column_that_does_not_vary_is_predicted_by_its_mean(pair):
     for part in parts:
         part.factors["azimuth"] = torch.where(part.factors["azimuth"] < math.pi, *pair)
     assert torch.isfinite(fit_within(*parts, "azimuth", "object").prediction).all()
+
+
+# --- erasing ---------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_erased_leaves_no_linear_trace_and_takes_nothing_else():
+    """The object and the azimuth in directions of their own."""
+    parts = made("shared")
+    *blind, directions = erase(*parts, ["azimuth"])
+    assert directions == 2
+    train, test = blind
+    waves = torch.stack((train.factors["azimuth"].sin(), train.factors["azimuth"].cos()), 1).double()
+    covariance = (train.matrix.double() - train.matrix.double().mean(0)).T @ (waves - waves.mean(0)) / len(train)
+    assert covariance.abs().max() < 1e-6
+    assert fit_regression_probe(train, test, "azimuth").value < 0.02
+    assert fit_linear_probe(train, test, "object").value == 1
+    *nameless, directions = erase(*parts, ["object"])
+    assert directions == OBJECTS - 1
+    assert fit_linear_probe(*nameless, "object").value < 2.5 / OBJECTS
+    assert degrees(fit_regression_probe(*nameless, "azimuth")) < 5
+    *_, directions = erase(*parts, ["object", "azimuth"])
+    assert directions == OBJECTS - 1 + 2
+
+
+def test_a_factor_takes_along_what_shares_its_directions():
+    train, test = made("shared", objects=2)
+    for part in (train, test):
+        part.factors["side"] = (part.factors["azimuth"].sin() > 0).long()
+    parts = erase(train, test, ["azimuth"])[:2]
+    assert fit_linear_probe(train, test, "side").value > 0.95
+    assert fit_linear_probe(*parts, "side").value < 0.65
+
+
+def test_erasing_moves_representations_as_little_as_can_be():
+    """Less than the orthogonal projection away from the directions that are related to the factor."""
+    train, test = made("shared")
+    x = train.matrix.double() - train.matrix.double().mean(0)
+    told = torch.nn.functional.one_hot(train.factors["object"]).double()
+    basis = torch.linalg.qr(torch.linalg.svd(x.T @ (told - told.mean(0)), full_matrices=False)[0][:, : OBJECTS - 1])[0]
+    plain = (x @ basis).square().sum()
+    moved = (erase(train, test, ["object"])[0].matrix - train.matrix).double().square().sum()
+    assert moved < plain
+
+
+def test_a_dimension_that_never_varies_stays():
+    parts = [replace(part, matrix=torch.nn.functional.pad(part.matrix, (0, 1), value=3.0)) for part in made("shared")]
+    for part in erase(*parts, ["azimuth"])[:2]:
+        assert part.matrix[:, -1].eq(3).all()
+
+
+def test_a_factor_that_is_not_there_cannot_be_erased():
+    with pytest.raises(ProbeError, match="no factor 'colour'"):
+        erase(*made(), ["colour"])

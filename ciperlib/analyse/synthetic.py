@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import torch
@@ -51,16 +51,8 @@ def xor(images: int, generator: torch.Generator, flip: float = 0.1) -> World:
 def modular(images: int, generator: torch.Generator, m: int = 4, classes: int = 10, noise: float = 0.1) -> World:
     """Z is (A + g(C) + N) mod m in one-hot form: the class is where the pose counts from. g is C mod m, N is 0 with
     probability 1 - `noise`, else any other value. Truth: H(g(C) + N) - H(N)."""
-    category, level = _design(images, m, classes, generator)
-    jump = torch.randint(1, int(m), (len(level),), generator=generator)
-    jump = jump * (torch.rand(len(level), generator=generator) < noise)
-    value = (level + category % m + jump) % m
-    law = np.full(m, noise / (m - 1))
-    law[0] = 1 - noise
-    offsets = np.bincount(np.arange(classes) % m, minlength=m) / classes
-    mixed = np.array([sum(offsets[g] * law[(v - g) % m] for g in range(m)) for v in range(m)])
-    one_hot = torch.nn.functional.one_hot(value, m).float()
-    return World(_orbits(one_hot, category, level, m), _entropy(mixed) - _entropy(law))
+    category, level, value, truth = _pose(images, generator, m, classes, noise)
+    return World(_orbits(F.one_hot(value, m), category, level, m), truth)
 
 
 def modular_plain(images: int, generator: torch.Generator, m: int = 4, classes: int = 10, noise: float = 0.1) -> World:
@@ -71,7 +63,7 @@ def modular_plain(images: int, generator: torch.Generator, m: int = 4, classes: 
         torch.rand(len(level), generator=generator) < noise
     )
     trace = category[:, None] / classes + torch.randn(len(level), 1, generator=generator)
-    matrix = torch.cat([torch.nn.functional.one_hot((level + jump) % m, m).float(), trace], 1)
+    matrix = torch.cat([F.one_hot((level + jump) % m, m).float(), trace], 1)
     return World(replace(world.orbits, matrix=matrix), 0.0)
 
 
@@ -97,14 +89,14 @@ def mixture(images: int, generator: torch.Generator, a: float = 1.0, c: float = 
 def copy(images: int, generator: torch.Generator, m: int = 4, classes: int = 10) -> World:
     """Z shows both A and C (with a little blur): all is known already. Truth: 0."""
     category, level = _design(images, m, classes, generator)
-    z = torch.cat([torch.nn.functional.one_hot(level, m), torch.nn.functional.one_hot(category, classes)], 1).float()
+    z = torch.cat([F.one_hot(level, m), F.one_hot(category, classes)], 1).float()
     return World(_orbits(z + 0.05 * torch.randn(z.shape, generator=generator), category, level, m), 0.0)
 
 
 def noise(images: int, generator: torch.Generator, m: int = 4, classes: int = 10) -> World:
     """Z shows C and nothing of A. Truth: 0."""
     category, level = _design(images, m, classes, generator)
-    z = torch.cat([torch.nn.functional.one_hot(category, classes), torch.randn(len(level), 4, generator=generator)], 1)
+    z = torch.cat([F.one_hot(category, classes), torch.randn(len(level), 4, generator=generator)], 1)
     return World(_orbits(z, category, level, m), 0.0)
 
 
@@ -116,6 +108,65 @@ def quadrant(images: int, generator: torch.Generator) -> World:
     u = u * (2 * category - 1)
     v = v * u.sign() * (2 * level - 1)
     return World(_orbits(torch.stack([u, v], 1), category, level, 2), 0.0)
+
+
+# the linear family cannot express these, at least not all of them: their truth is the same seen through any map that
+# can be undone, and what a linear map of Z can use is not
+
+
+def cells(images: int, generator: torch.Generator, m: int = 4, classes: int = 10, spread: float = 1.0) -> World:
+    """Normal clouds in six dimensions, one for each level and class: a centre of the level's, one of the class's and
+    one of the pair's own, each number normal. Truth by 100,000 draws, to 0.003."""
+    category, level = _design(images, m, classes, generator)
+    centres = _centres(m, classes)
+    z = centres[level, category] + spread * torch.randn(len(level), centres.shape[2], generator=generator)
+    return World(_orbits(z, category, level, m), _truth_of(m, classes, spread))
+
+
+def warped(images: int, generator: torch.Generator, m: int = 4, classes: int = 10, spread: float = 1.0) -> World:
+    """`cells` through two layers of a network that can be undone: turned, and what is negative a fifth as long."""
+    world = cells(images, generator, m, classes, spread)
+    z, fixed = world.orbits.matrix.double(), torch.Generator().manual_seed(0)
+    for _ in range(2):
+        turn = torch.linalg.qr(torch.randn(z.shape[1], z.shape[1], generator=fixed, dtype=torch.float64))[0]
+        z = F.leaky_relu(z @ turn, 0.2)
+    return World(replace(world.orbits, matrix=z.float()), world.truth_nats)
+
+
+def checkers(images: int, generator: torch.Generator, m: int = 4, classes: int = 10, noise: float = 0.1) -> World:
+    """What `modular` shows, as one of three fields of a board of m times three that belong to it: Z is somewhere in the
+    field."""
+    category, level, value, truth = _pose(images, generator, m, classes, noise)
+    fields = torch.randperm(3 * m, generator=torch.Generator().manual_seed(5)).view(m, 3)
+    field = fields[value, torch.randint(3, (len(value),), generator=generator)]
+    corner = torch.stack([field // 3, field % 3], 1)
+    return World(_orbits(corner + 0.8 * torch.rand(len(value), 2, generator=generator), category, level, m), truth)
+
+
+def products(images: int, generator: torch.Generator, classes: int = 10, noise: float = 0.1) -> World:
+    """What `modular` shows of four levels, bit by bit: each is the sign of the product of two normal numbers, of which
+    no linear map knows anything."""
+    category, level, value, truth = _pose(images, generator, 4, classes, noise)
+    return World(_orbits(_hidden_bits(value, generator), category, level, 4), truth)
+
+
+def half_products(images: int, generator: torch.Generator, classes: int = 10, noise: float = 0.1) -> World:
+    """The same, the first bit as the sign of a single number: half of it can be read by a linear map."""
+    category, level, value, truth = _pose(images, generator, 4, classes, noise)
+    z = _hidden_bits(value, generator)
+    return World(_orbits(torch.cat([z[:, :1] * z[:, 1:2], z[:, 2:]], 1), category, level, 4), truth)
+
+
+def quadrants(images: int, generator: torch.Generator, classes: int = 10) -> World:
+    """`quadrant` with four levels, and the class in plain sight beside it: all is known, and to a linear probe the
+    level looks unknowable until the class is told. Truth: 0."""
+    category, level = _design(images, 4, classes, generator)
+    sizes = torch.randn(len(level), 4, generator=generator).abs()
+    side = 2 * torch.stack([category % 2, category // 2 % 2], 1) - 1
+    bits = 2 * torch.stack([level // 2, level % 2], 1) - 1
+    plain = 2 * F.one_hot(category, classes)
+    z = torch.cat([plain, sizes[:, :2] * side, sizes[:, 2:] * side * bits], 1)
+    return World(_orbits(z, category, level, 4), 0.0)
 
 
 def lift(world: World, d: int, scale: float = 0.5, seed: int = 0) -> World:
@@ -186,16 +237,61 @@ def make_orbits(
 
 
 KINDS = {"invariant": "invariant", "additive": "re-encoded", "turned": "re-encoded", "destroyed": "lost"}  # verdicts
-WORLDS: dict[str, Callable[..., World]] = {
+LINEAR: dict[str, Callable[..., World]] = {
     "xor": xor, "modular": modular, "modular_plain": modular_plain, "mixture": mixture, "copy": copy, "noise": noise,
-    "quadrant": quadrant,
 }  # fmt: skip
+CURVED: dict[str, Callable[..., World]] = {
+    "quadrant": quadrant, "quadrants": quadrants, "cells": cells, "warped": warped, "checkers": checkers,
+    "products": products, "half_products": half_products,
+}  # fmt: skip
+WORLDS = LINEAR | CURVED  # in each, what the linear family can express, or cannot
 
 
 def _design(images: int, m: int, classes: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Classes drawn for each image and repeated, and all m levels of each: int64 [images * m] twice."""
     category = torch.randint(0, classes, (images,), generator=generator).repeat_interleave(m)
     return category, torch.arange(m).repeat(images)
+
+
+def _pose(
+    images: int, generator: torch.Generator, m: int, classes: int, noise: float
+) -> tuple[Tensor, Tensor, Tensor, float]:
+    """Class, level, and the (A + g(C) + N) mod m that is all that is shown of them; and what A and C then share."""
+    category, level = _design(images, m, classes, generator)
+    jump = torch.randint(1, int(m), (len(level),), generator=generator)
+    jump = jump * (torch.rand(len(level), generator=generator) < noise)
+    law = np.full(m, noise / (m - 1))
+    law[0] = 1 - noise
+    offsets = np.bincount(np.arange(classes) % m, minlength=m) / classes
+    mixed = np.array([sum(offsets[g] * law[(v - g) % m] for g in range(m)) for v in range(m)])
+    return category, level, (level + category % m + jump) % m, _entropy(mixed) - _entropy(law)
+
+
+def _hidden_bits(value: Tensor, generator: torch.Generator) -> Tensor:
+    """Four normal numbers: the product of the first two has the sign of the upper bit, of the others of the lower."""
+    sizes = torch.randn(len(value), 4, generator=generator).abs()
+    signs = 2 * torch.randint(2, (len(value), 2), generator=generator) - 1
+    bits = 2 * torch.stack([value // 2, value % 2], 1) - 1
+    return sizes * torch.stack([signs, signs * bits], 2).flatten(1)
+
+
+def _centres(m: int, classes: int, d: int = 6) -> Tensor:
+    """The centres of `cells`, [m, classes, d]."""
+    draw = partial(torch.randn, generator=torch.Generator().manual_seed(0))
+    return draw(m, 1, d) + draw(1, classes, d) + draw(m, classes, d)
+
+
+@cache
+def _truth_of(m: int, classes: int, spread: float, draws: int = 100_000) -> float:
+    """Mean of log p(z|a,c) p(z) / p(z|a) p(z|c) over draws of `cells`."""
+    generator, centres = torch.Generator().manual_seed(0), _centres(m, classes).double()
+    level, category = (torch.randint(top, (draws,), generator=generator) for top in (m, classes))
+    z = centres[level, category] + spread * torch.randn(draws, 6, generator=generator, dtype=torch.float64)
+    log = -torch.cdist(z, centres.flatten(0, 1)).square().view(draws, m, classes) / (2 * spread**2)
+    row = torch.arange(draws)
+    alone = log.logsumexp(2)[row, level] - math.log(classes), log.logsumexp(1)[row, category] - math.log(m)
+    both, none = log[row, level, category], log.logsumexp((1, 2)) - math.log(m * classes)
+    return float((both + none - sum(alone)).mean())
 
 
 def _orbits(matrix: Tensor, category: Tensor, level: Tensor, m: int) -> Features:

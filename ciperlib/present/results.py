@@ -187,42 +187,58 @@ def saliency(read: Read) -> str:
 
 @table
 def synergy(read: Read) -> str:
-    """What the category adds to knowing the azimuth, by notebook 05."""
+    """What the category and the object add to knowing the azimuth, by notebook 05: in nats with the verdicts, and in
+    degrees."""
     metrics = metrics_of(read, "05_explaining_away")
-    columns = {"value_nats": 3, "forward_mlp_nats": 3, "level_entropy_nats": 2}
-    names = [name.removeprefix("forward_mlp_nats: ") for name in metrics if name.startswith("forward_mlp_nats: ")]
-    names = [name for name in names if f"verdicts: {name}" in metrics]  # encoders, and no known worlds
-    rows = [
-        [name, *(f"{metrics[f'{column}: {name}']:.{d}f}" for column, d in columns.items())] for name in in_order(names)
-    ]
-    return as_markdown_table(["Z", "I(A;C given Z)", "by networks, forward", "H(A given Z)"], rows)
+    names = [name.removeprefix("verdicts: ") for name in metrics if name.startswith("verdicts: ")]
+    rows = []
+    for name in in_order(names):
+        row = [name]
+        for target, about in (("category", ""), ("object", ", object")):
+            row.append(_adds(metrics, about, name))
+            degrees = metrics.get(f"the {target}, in degrees: {name}")
+            row.append("-" if degrees is None else f"{degrees:.0f}")
+        rows.append([*row, f"{metrics[f'level_entropy_nats: {name}']:.2f}"])
+    head = ["Z", "the category adds (nats)", "degrees", "the object adds (nats)", "degrees", "H(A given Z)"]
+    return as_markdown_table(head, rows)
+
+
+def _adds(metrics: Mapping[str, Any], about: str, name: str) -> str:
+    """Nats, interval and verdict; a dash for what was not asked."""
+    if f"verdicts{about}: {name}" not in metrics:
+        return "-"
+    nats = [f"{metrics[f'{end}_nats{about}: {name}']:.3f}" for end in ("value", "low", "high")]
+    return "{} [{}, {}], {}".format(*nats, _verdict(metrics[f"verdicts{about}: {name}"]))
+
+
+def _verdict(of_seeds: str) -> str:
+    """One word where the seeds agree, else how many of them say what."""
+    words = of_seeds.split(", ")
+    counts = {word: words.count(word) for word in dict.fromkeys(words)}
+    if len(counts) == 1:
+        return words[0]
+    return " and ".join(f"{count} {word}" for word, count in counts.items())
 
 
 @table
 def validation(read: Read) -> str:
     """The estimator of explaining-away, asked what is known, by `make validate`."""
-    found = pd.DataFrame(json.loads(read("figures/validation.json"))["rows"])
-    bias = found[found["measure"] == "bias"]
-    trap = (bias["world"] == "quadrant") & (bias["d"] == 512)
-    small, large = bias[bias["d"] != 512], bias[(bias["d"] == 512) & ~trap]
-    values = {name: rows["value"].to_list() for name, rows in found.groupby("measure")}
-    xor, modular, _ = (100 * share for share in values["coverage"])
-    powers = " and ".join(f"{100 * share:.0f}" for share in values["power"])
-    alarms = 400 * max(values["false alarms"])
-    chance = values["p at most 0.05"][0]
-    rows = [
-        ["bias on seven worlds of 5,000 images, as they are and in 64 dimensions", _most(small), "0.03"],
-        ["the same in 512 dimensions", f"{_most(large)}; the trap {bias[trap]['value'].iloc[0]:+.3f}", "0.06"],
-        ["the 95% interval holds the truth (XOR, modular pose)", f"{xor:.0f} and {modular:.0f} of 100", "90"],
-        ["0.05 nats are called present (XOR; the same in 8 dimensions)", f"{powers} of 100", "90"],
-        ["p at most 0.05 where there is nothing", f"{400 * chance:.0f} of 400 ({chance:.1%})", "2 to 8%"],
-        ["called present where there is nothing (four worlds, the trap among them)", f"{alarms:.0f} of 400", "8%"],
-    ]
-    return as_markdown_table(["asked", "found", "wanted"], rows)
-
-
-def _most(bias: pd.DataFrame) -> str:
-    return f"at most {bias['value'].abs().max():.3f} nats"
+    found = json.loads(read("figures/validation.json"))
+    rows = []
+    for part in found["rows"]:
+        called = {"linear": "what linear maps can express", "curved": "what they cannot", "some": "at least 0.1 nats"}
+        called |= {"none": "nothing to be told", "all": "all"}
+        name = called.get(part["name"], part["name"])
+        name += f" ({part['truth_nats']:.3f} nats)" if part.get("truth_nats") is not None else ""
+        right = "" if part["of"] == "family" or part["of"] == "all" else f"{part['right']}, {part['wrong']}"
+        width = "-" if part["width_nats"] is None else f"{part['width_nats']:.3f}"
+        answered = f"{part['answered']} of {part['draws']}"
+        holds = f"{part['holds']} of {part['answered']}" if part["answered"] else "-"
+        rows.append([name, answered, holds, width, right])
+    if chance := found["p_values"]:
+        hits = f"{chance['at_most_0.05']} of {chance['repeats']}"
+        rows.append([f"p at most 0.05 where there is nothing: {hits}", "", "", "", ""])
+    return as_markdown_table(["world", "answers", "truth inside", "median width", "verdict right, wrong"], rows)
 
 
 @table

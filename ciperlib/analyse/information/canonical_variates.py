@@ -74,7 +74,8 @@ def fit_canonical_variates(
         predicted[rows[f]] = x[rows[f]].double() @ whole
         fitted = folds != f
         outer.append(predicted @ _canonical(predicted[fitted], cell[fitted], cells, rank))
-    values = torch.stack(outer)
+    most = max(one.shape[1] for one in outer)  # of few images one fold may show fewer directions than another
+    values = torch.stack([torch.nn.functional.pad(one, (0, most - one.shape[1])) for one in outer])
     return CanonicalVariates(values - values.mean(1, keepdim=True), folds)
 
 

@@ -9,7 +9,7 @@ Both estimate the same quantity. Each is a difference of two upper bounds on ent
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ciperlib.analyse.features import Features
 from ciperlib.analyse.information.canonical_variates import CanonicalVariates, assign_folds, fit_canonical_variates
-from ciperlib.analyse.information.entropy_models import direct_nll, network_nll
+from ciperlib.analyse.information.entropy_models import direct_nll, network_nll, quadratic
 from ciperlib.analyse.information.vinformation import Estimate, estimate, interaction_statistic
 from ciperlib.analyse.keys import recipe
 from ciperlib.analyse.orbits import LEVEL, as_orbits
@@ -29,14 +29,37 @@ from ciperlib.analyse.statistics import bootstrap_interval
 from ciperlib.learn.seeds import derived_seed
 
 Question: TypeAlias = tuple[Tensor, int, Tensor, int]  # y, its number of values, what is given, its number of values
-FOLDS = 5
+SIDES = ("A", "C")  # what is to be known
+FAMILIES = {"forward": ("A", 0), "backward": ("C", 0), "forward_mlp": ("A", 1), "backward_mlp": ("C", 1)}
+FOLDS, FEWEST = 5, 50  # and the least number of images of a part
+TAILS, HEAVY = 6.0, 0.002  # spreads from the median, and the share of numbers beyond them that is too much
+# of what the last doubling of the images changed, what images without end would still change, if each doubling changes
+# three quarters of what the one before did (as n^-0.4 falls; of 1 / n it would be once)
+STILL = 3.0
+PERFECT, LOW = 0.1, 0.4  # shares of log m: less is a perfect training, more a test that shows little of it
 NULL_CHOICE = (8, 0.1)  # rank and ridge of the statistic of N2
-AGREEMENT_NATS = 0.03  # how far two estimates of the same quantity may lie apart, beside sampling
-SMALL_NATS = 0.02  # below it there is nothing worth a sentence
+SMALL_NATS = 0.02  # the margin: below it there is nothing worth a sentence
 
 
 class InformationError(ValueError):
     """Data from which the synergy cannot be estimated; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """I(A;C|Z) as one family of models gives it, in nats.
+
+    Attributes:
+        value: raw.
+        low, high: of a 95% bootstrap interval over groups, longer by what images without end would still change, and
+            capped by the bound.
+        spread: the bootstrap interval's width alone.
+    """
+
+    value: float
+    low: float
+    high: float
+    spread: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,17 +68,19 @@ class ExplainingAway:
 
     Attributes:
         target: the class's factor. n: images. levels: m. classes: K.
-        value: the smaller of forward and backward, capped by the bound.
-        low, high: 95% bootstrap over groups, from the lower end of the smaller to the upper end of the larger, capped.
-            Both err low by what the regressions have not learned yet; high leaves room for it, as far as their gain
-            from one more fold tells (I(n) = I - b / n).
-        forward, backward: I_A and I_C, raw. bound: the smaller of the two entropies.
+        value: the smaller of forward and backward, each by the better of its two families, capped by the bound.
+        low, high: from the lower end of forward to the upper end of backward, or the other way round, whichever is
+            wider; ends as in `Reading`.
+        readings: "forward" and "backward" (I_A and I_C) by linear maps, and "forward_mlp", "backward_mlp" by networks.
+        bound: the smaller of the two entropies.
         level_entropy, class_entropy: H(A|Z) and H(C|Z), the smallest cross-entropy of q0, of a logistic regression on
             the representations themselves and of a network.
-        forward_mlp, backward_mlp: the same by small neural networks on top of the linear maps.
-        shuffled: I_A for classes dealt out to other images (N1): what capacity alone gives.
+        shuffled: I_A for classes dealt out to other images, or I_C for levels dealt out within each image, the larger
+            (N1): what capacity alone gives.
         p_value: of I_A among draws of the class from q(c|z) (N2).
-        verdict: "present", "absent" or "unresolved"; reason: why.
+        series: (images, value) for a growing number of images, the last being all.
+        clipped: share of the representations' numbers that lay so far out that they were drawn in.
+        verdict: "present", "absent", "unresolved" or "not converged"; reason: why.
         unseen: whether the encoder was trained on none of the images.
     """
 
@@ -66,47 +91,59 @@ class ExplainingAway:
     value: float
     low: float
     high: float
-    forward: float
-    backward: float
+    readings: dict[str, Reading]
     bound: float
     level_entropy: float
     class_entropy: float
-    forward_mlp: float
-    backward_mlp: float
     shuffled: float
     p_value: float
+    series: tuple[tuple[int, float], ...]
+    clipped: float
     verdict: str
     reason: str
     unseen: str = "unknown"
 
+    def _raw(self, name: str) -> float:
+        return self.readings[name].value if name in self.readings else math.nan
+
+    forward = property(lambda self: self._raw("forward"), doc="I_A by linear maps, raw.")
+    backward = property(lambda self: self._raw("backward"), doc="I_C by linear maps, raw.")
+    forward_mlp = property(lambda self: self._raw("forward_mlp"), doc="I_A by networks, raw; NaN without them.")
+    backward_mlp = property(lambda self: self._raw("backward_mlp"), doc="I_C by networks, raw; NaN without them.")
+
+    @property
+    def gain(self) -> float:
+        """By how much the last doubling of the images moved the value; NaN where there was none."""
+        return self.series[-1][1] - self.series[-2][1] if len(self.series) > 1 else math.nan
+
     def to_row(self) -> dict[str, Any]:
         """One flat row for a table; nats are said in the names."""
-        nats = (
-            "value", "low", "high", "forward", "backward", "bound", "level_entropy", "class_entropy", "forward_mlp",
-            "backward_mlp", "shuffled",
-        )  # fmt: skip
         row = {name: getattr(self, name) for name in ("target", "n", "levels", "classes", "unseen")}
+        nats = ("value", "low", "high", "bound", "level_entropy", "class_entropy", "shuffled", "gain")
         row |= {f"{name}_nats": getattr(self, name) for name in nats}
-        return row | {"p_value": self.p_value, "verdict": self.verdict, "reason": self.reason}
+        for name, reading in self.readings.items():
+            row |= {f"{name}_nats": reading.value, f"{name}_low_nats": reading.low, f"{name}_high_nats": reading.high}
+        return row | {name: getattr(self, name) for name in ("p_value", "clipped", "verdict", "reason")}
 
     def _repr_html_(self) -> str:
+        shown = {name: f"{one.value:.3f} [{one.low:.3f}, {one.high:.3f}]" for name, one in self.readings.items()}
         cells = {
             "I(A;C|Z), nats": f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]",
             "in bits": f"{self.value / math.log(2):.3f}",
             "verdict": f"{self.verdict}: {self.reason}",
             "H(A|Z)": f"{self.level_entropy:.3f} of {math.log(self.levels):.3f}",
             "H(C|Z)": f"{self.class_entropy:.3f} of {math.log(self.classes):.3f}",
-            "forward, backward": f"{self.forward:.3f}, {self.backward:.3f}",
-            "by networks": f"{self.forward_mlp:.3f}, {self.backward_mlp:.3f}",
-            "shuffled classes": f"{self.shuffled:.3f}",
+            **{name.replace("_mlp", ", networks"): text for name, text in shown.items()},
+            "shuffled": f"{self.shuffled:.3f}",
             "p": f"{self.p_value:.3f}",
+            "with more images": ", ".join(f"{n}: {value:.3f}" for n, value in self.series),
             "images": f"{self.n}, unseen: {self.unseen}",
         }
         return one_row_table(cells)
 
 
 @single_where_small
-@recipe(1)
+@recipe(2)
 def explaining_away(
     orbits: Features,
     target: str,
@@ -118,12 +155,15 @@ def explaining_away(
 ) -> ExplainingAway:
     """Estimates I(A;C|Z) from representations of images at all levels of a transformation.
 
+    What a model has not learned yet counts as unknown, so the value moves with the number of images: it is measured
+    with a quarter, a half and all of them.
+
     Args:
         orbits: of `extract_orbits`; images that the encoder has not seen.
         target: a categorical factor, constant along an image's orbit: the class C.
         resamples: of the bootstrap.
         null_samples: draws of the class from q(c|z), for the p-value; 0 for none (the verdict is then never "present").
-        networks: also by small neural networks, as a check on the linear family.
+        networks: also by small neural networks, twice as long; without them the verdict is never "absent".
         seed: of folds, draws and networks.
 
     Raises:
@@ -141,30 +181,25 @@ def explaining_away(
     block, rows = as_orbits(orbits)
     n, m, _ = block.shape
     classes, category = _classes(rows, target, m)
-    z, level, groups = rows.matrix, rows.factors[LEVEL], rows.groups[::m]
-    folds = assign_folds(rows.groups, FOLDS, seed)
-    summaries = fit_canonical_variates(z, level * classes + category, m * classes, folds)
-    questions = ((level, m, category, classes), (category, classes, level, m))  # of A, and with the roles exchanged
-    linear = forward, backward = tuple(estimate(summaries, *question) for question in questions)
-    limits = [[one.nll(), direct_nll(z, y, k, rows.groups, seed)] for one, (y, k, *_) in zip(linear, questions)]
-    by_network = [math.nan, math.nan]
-    if networks:
-        extended = _with_components(z, summaries)
-        for i, (one, question) in enumerate(zip(linear, questions)):
-            without, given = network_nll(extended, one, *question, seed=seed)
-            by_network[i] = float((without - given).mean())
-            limits[i].append(without)
-    entropies = [min(float(nll.mean()) for nll in nlls) for nlls in limits]
-    value, low, high = _interval(forward, backward, [*limits[0], *limits[1]], groups, m, seed, resamples)
+    tame, clipped = _draw_in(rows.matrix)
+    rows = replace(rows, matrix=tame, factors={LEVEL: rows.factors[LEVEL], target: category})
+    *fewer, every = _growing(rows, m, category[::m], seed)
+    parts = [_measure(rows, part, m, target, classes, networks, seed) for part in fewer]
+    whole = _measure(rows, every, m, target, classes, networks, seed, directly=True)
+    parts.append(whole)
+    readings = {name: whole.read(parts, *FAMILIES[name], seed, resamples) for name in whole.families}
+    best = [whole.read(parts, side, None, seed, resamples) for side in SIDES]  # each side by the better of its models
+    low, high, value = min(one.low for one in best), max(one.high for one in best), min(one.value for one in best)
+    series = tuple((one.n, one.value()) for one in parts)
+    entropies, spread = whole.entropies(), max(one.spread for one in best)
     numbers = dict(
-        value=value, low=low, high=high, forward=forward.information(), backward=backward.information(),
-        bound=min(entropies), level_entropy=entropies[0], class_entropy=entropies[1], forward_mlp=by_network[0],
-        backward_mlp=by_network[1], shuffled=_shuffled(summaries, forward, questions[0], n, seed),
-        p_value=_p_value(summaries, forward, questions[0], backward.base_probabilities(), null_samples, seed),
+        value=value, low=low, high=high, bound=min(entropies), level_entropy=entropies[0], class_entropy=entropies[1],
+        shuffled=whole.shuffled(seed), p_value=whole.p_value(null_samples, seed), series=series, clipped=clipped,
     )  # fmt: skip
-    error = (forward.terms() - backward.terms()).view(n, m).mean(1).std() / math.sqrt(n)
-    verdict, reason = verdict_of(numbers, float(error))
-    return ExplainingAway(target, n, m, classes, **numbers, verdict=verdict, reason=reason, unseen=orbits.unseen)
+    verdict, reason = verdict_of(readings, networks, spread, **numbers)
+    return ExplainingAway(
+        target, n, m, classes, readings=readings, verdict=verdict, reason=reason, unseen=orbits.unseen, **numbers
+    )
 
 
 @single_where_small
@@ -182,85 +217,210 @@ def conditional_entropy(orbits: Features, target: str = LEVEL, *, seed: int = 0)
     return min(estimate(summaries, y, k, torch.zeros_like(y), 1).entropy(), float(known.mean()))
 
 
-def verdict_of(numbers: dict[str, float], error: float) -> tuple[str, str]:
-    """The verdict and its reason; `error` is the standard error of forward minus backward.
+def learned_by_heart(training: float, held_out: float, levels: int) -> bool:
+    """Training perfect, test low: whether an encoder learned its training images' levels by heart, and not what tells
+    levels. What it keeps of the class then says nothing about the transformation.
 
-    "absent" where the interval of the capped value ends below SMALL_NATS. "present" where it lies above 0, the p-value
-    is at most 0.05, forward and backward agree, and so do the linear family and the networks. Else "unresolved".
+    Args:
+        training: cross-entropy in nats with which it tells the level of the images that it was trained on, by its own
+            head at the end of the training.
+        held_out: H(A|Z) of others.
+        levels: m.
     """
-    forward, backward, high = numbers["forward"], numbers["backward"], numbers["high"]
-    if high < SMALL_NATS:
-        return "absent", f"at most {high:.3f} nats, with the bound min(H(A|Z), H(C|Z)) = {numbers['bound']:.3f}"
-    allowed = max(AGREEMENT_NATS, 3 * error, 0.25 * max(abs(forward), abs(backward)))
-    if abs(forward - backward) > allowed:
-        return "unresolved", f"forward ({forward:.3f}) and backward ({backward:.3f}) disagree"
-    for name, linear in (("forward_mlp", forward), ("backward_mlp", backward)):
-        if math.isfinite(numbers[name]) and abs(numbers[name] - linear) > max(allowed, 0.4 * abs(linear)):
-            return "unresolved", f"networks say {numbers[name]:.3f} where the linear family says {linear:.3f}"
-    if not numbers["low"] > 0:
-        return "unresolved", f"the interval [{numbers['low']:.3f}, {high:.3f}] holds 0 and more than {SMALL_NATS}"
-    if not numbers["p_value"] <= 0.05:
-        return "unresolved", f"classes drawn from q(c|z) do as well (p = {numbers['p_value']:.2f})"
-    return "present", "forward and backward, linear and networks agree, and drawn classes do not reach it"
+    return training < PERFECT * math.log(levels) and held_out > LOW * math.log(levels)
 
 
-def _interval(
-    forward: Estimate, backward: Estimate, limits: list[Tensor], groups: Tensor, m: int, seed: int, resamples: int
-) -> tuple[float, float, float]:
-    """The smaller of I_A and I_C, and the interval around both; each at most every estimate of H(A|Z) and H(C|Z), the
-    means of `limits` [R]. What is smaller, larger or a limit is decided anew in every draw."""
+def verdict_of(
+    readings: Mapping[str, Reading], networks: bool, spread: float, *, value: float, shuffled: float, p_value: float,
+    series: Sequence[tuple[int, float]], clipped: float, bound: float, **_: Any,
+) -> tuple[str, str]:  # fmt: skip
+    """The verdict and its reason.
 
-    def bootstrapped(estimates: list[Tensor], choose: Callable) -> tuple[float, float, float]:
-        terms = torch.stack([column.view(-1, m).mean(1) for column in (*estimates, *limits)], 1)
-        terms = torch.cat([terms, torch.ones(len(terms), 1, dtype=torch.float64)], 1)
-
-        def statistic(sums: np.ndarray) -> np.ndarray:
-            means = sums[:, :-1] / sums[:, -1:]
-            return np.minimum(choose(means[:, :2], axis=1), means[:, 2:].min(1))
-
-        value = float(statistic(terms.sum(0, keepdim=True).numpy())[0])
-        return value, *bootstrap_interval(groups, terms, statistic, seed, resamples)
-
-    value, low, high = bootstrapped([forward.terms(), backward.terms()], np.min)
-    *_, learned = bootstrapped([forward.extrapolated(), backward.extrapolated()], np.max)
-    return value, low, max(high, learned)
-
-
-def _shuffled(summaries: CanonicalVariates, forward: Estimate, question: Question, n: int, seed: int) -> float:
-    """N1: I_A for the classes of other images."""
-    y, k, category, classes = question
-    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
-    dealt = category.view(n, -1)[order].flatten()
-    return float(interaction_statistic(summaries, forward, y, k, dealt[None], classes))
-
-
-def _p_value(
-    summaries: CanonicalVariates, forward: Estimate, question: Question, chance: Tensor, null_samples: int, seed: int
-) -> float:
-    """N2: the rank of the statistic among classes drawn from q(c|z), `chance` [R, K]; NaN without draws.
-
-    Nothing is chosen for the statistic: what suits the observed classes would not suit drawn ones as well.
+    - unresolved: heavy tails, or too few images for a series.
+    - absent: the upper end of every family, networks too, lies below SMALL_NATS.
+    - not converged: the last doubling of the images moved the value by more than the bootstrap's interval is
+      wide (`spread`), and by more than SMALL_NATS.
+    - present: the lower end of every family lies above SMALL_NATS and above what shuffling gives, and the p-value is at
+      most 0.05.
+    - unresolved: anything else.
     """
-    if null_samples < 1:
-        return math.nan
-    y, k, category, classes = question
-    folds = len(forward.chosen)
-    fixed = replace(forward, chosen=(NULL_CHOICE,) * folds, temperatures=(1.0,) * folds)
-    generator = torch.Generator().manual_seed(derived_seed(seed, "null_samples"))
-    drawn = torch.multinomial(chance, null_samples, replacement=True, generator=generator).T
-    versions = torch.cat([category[None], drawn])
-    observed, *statistics = interaction_statistic(summaries, fixed, y, k, versions, classes).tolist()
-    return (1 + sum(statistic >= observed for statistic in statistics)) / (null_samples + 1)
+    if clipped > HEAVY:
+        return "unresolved", f"heavy tails: {clipped:.0%} of the representations' numbers had to be drawn in"
+    ends = {name: (one.low, one.high) for name, one in readings.items()}
+    highest, lowest = max(ends, key=lambda name: ends[name][1]), min(ends, key=lambda name: ends[name][0])
+    if len(series) < 2:
+        return "unresolved", f"{series[-1][0]} images are too few to see what more of them would change"
+    if ends[highest][1] < SMALL_NATS and networks:
+        return "absent", f"at most {ends[highest][1]:.3f} nats, with the bound min(H(A|Z), H(C|Z)) = {bound:.3f}"
+    if ends[highest][1] < SMALL_NATS:
+        return "unresolved", f"linear maps find at most {ends[highest][1]:.3f} nats; networks were not asked"
+    if abs(series[-1][1] - series[-2][1]) > max(spread, SMALL_NATS):
+        return "not converged", f"{series[-2][0]} images gave {series[-2][1]:.3f}, and {series[-1][0]} {value:.3f}"
+    said = {name: name.replace("_mlp", " by networks") for name in ends}
+    least = max(SMALL_NATS, shuffled)
+    if not ends[lowest][0] > least:
+        return "unresolved", (
+            f"{said[lowest]} may be {ends[lowest][0]:.3f}, {said[highest]} {ends[highest][1]:.3f}; present is above "
+            f"{least:.3f} for each"
+        )
+    if not p_value <= 0.05:
+        return "unresolved", f"classes drawn from q(c|z) do as well (p = {p_value:.2f})"
+    alone = "" if networks else "; networks were not asked"
+    return "present", f"at least {ends[lowest][0]:.3f} nats by {said[lowest]}, and drawn classes do not reach it{alone}"
 
 
-def _with_components(z: Tensor, summaries: CanonicalVariates, components: int = 16) -> CanonicalVariates:
-    """The summary and the leading principal components, for what is not linear in z."""
-    centred = (z - z.mean(0)).double()
-    values, vectors = torch.linalg.eigh(centred.T @ centred / len(z))
-    values, vectors = values[-components:], vectors[:, -components:]
-    real = values > 1e-6 * values[-1]
-    parts = (centred @ (vectors[:, real] / values[real].sqrt())).expand(len(summaries.values), -1, -1)
-    return CanonicalVariates(torch.cat([summaries.values, parts], 2), summaries.folds)
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """One number of images, measured: what each model knows of each image.
+
+    Attributes:
+        images: which of them, int64 [n]. groups: int64 [n].
+        without, given: of "A" and "C", -log q0 and -log q1 of each model, float64 [n, models]: linear maps, networks;
+            and of q0, of all images, logistic regression on the representations.
+        summaries, estimates, questions: what the null draws refit.
+    """
+
+    images: Tensor
+    groups: Tensor
+    without: dict[str, Tensor]
+    given: dict[str, Tensor]
+    summaries: CanonicalVariates
+    estimates: tuple[Estimate, Estimate]
+    questions: tuple[Question, Question]
+
+    @property
+    def n(self) -> int:
+        """Number of images."""
+        return len(self.images)
+
+    @property
+    def families(self) -> list[str]:
+        """Those of `FAMILIES` that were asked."""
+        return [name for name, (side, model) in FAMILIES.items() if model < self.given[side].shape[1]]
+
+    def entropies(self) -> tuple[float, float]:
+        """H(A|Z) and H(C|Z)."""
+        return tuple(float(self.without[side].mean(0).min()) for side in SIDES)
+
+    def pair(self, side: str, model: int | None) -> tuple[Tensor, Tensor]:
+        """-log q0 and -log q1 of each image [n] by one model; by the better one of each, if that is None."""
+        given = self.given[side]
+        models = self.without[side][:, : given.shape[1]], given
+        return tuple(nll[:, int(nll.mean(0).argmin()) if model is None else model] for nll in models)
+
+    def value(self) -> float:
+        """The smaller of forward and backward, each by the better of its models, capped by the bound."""
+        best = [first - second for first, second in (self.pair(side, None) for side in SIDES)]
+        return min(*(float(one.mean()) for one in best), *self.entropies())
+
+    def read(self, parts: Sequence[Measured], side: str, model: int | None, seed: int, resamples: int) -> Reading:
+        """One model's reading, as the last of a growing series: the interval covers this number of images, and images
+        without end."""
+        first, second = self.pair(side, model)
+        bound = min(self.entropies())
+        terms = torch.stack((first - second, torch.ones_like(first)), 1)
+        low, high = bootstrap_interval(self.groups, terms, _mean, seed, resamples)
+        raw, spread, still = float((first - second).mean()), high - low, STILL * _gained(parts, side, model)
+        low, high = min(low, bound) + min(still, 0.0), min(high + max(still, 0.0), bound)
+        return Reading(raw if model is not None else min(raw, bound), min(low, high), high, spread)
+
+    def shuffled(self, seed: int) -> float:
+        """N1: I_A for the classes of other images, or I_C for levels dealt out within each image, the larger."""
+        (level, m, category, classes), _ = self.questions
+        generator = torch.Generator().manual_seed(derived_seed(seed, "shuffled"))
+        dealt = category.view(-1, m)[torch.randperm(self.n, generator=generator)].flatten()
+        turned = level.view(-1, m).gather(1, torch.rand(self.n, m, generator=generator).argsort(1)).flatten()
+        forward, backward = self.estimates
+        return max(
+            float(interaction_statistic(self.summaries, forward, level, m, dealt[None], classes)),
+            float(interaction_statistic(self.summaries, backward, category, classes, turned[None], m)),
+        )
+
+    def p_value(self, null_samples: int, seed: int) -> float:
+        """N2: the rank of the statistic among classes drawn from q(c|z); NaN without draws.
+
+        Nothing is chosen for the statistic: what suits the observed classes would not suit drawn ones as well.
+        """
+        if null_samples < 1:
+            return math.nan
+        forward, backward = self.estimates
+        (level, m, category, classes), folds = self.questions[0], len(forward.chosen)
+        fixed = replace(forward, chosen=(NULL_CHOICE,) * folds, temperatures=(1.0,) * folds)
+        generator = torch.Generator().manual_seed(derived_seed(seed, "null_samples"))
+        chance = backward.base_probabilities()
+        drawn = torch.multinomial(chance, null_samples, replacement=True, generator=generator).T
+        versions = torch.cat([category[None], drawn])
+        found = interaction_statistic(self.summaries, fixed, level, m, versions, classes).tolist()
+        return (1 + sum(one >= found[0] for one in found[1:])) / (null_samples + 1)
+
+
+def _measure(
+    every: Features, images: Tensor, m: int, target: str, classes: int, networks: bool, seed: int,
+    directly: bool = False,
+) -> Measured:  # fmt: skip
+    """What linear maps and networks know of A and C of these images, each without and with the other; and logistic
+    regression on the representations, whose cross-entropy is a bound alone, if it is asked `directly`."""
+    rows = every.subset((images[:, None] * m + torch.arange(m)).flatten())
+    z, level, category = rows.matrix, rows.factors[LEVEL], rows.factors[target]
+    folds = assign_folds(rows.groups, FOLDS, seed)
+    questions = ((level, m, category, classes), (category, classes, level, m))  # of A, and with the roles exchanged
+    lead, curved = quadratic(z)
+    seen, cell = (z, curved) if networks else (z,), level * classes + category
+    summaries = [fit_canonical_variates(x, cell, m * classes, folds) for x in seen]
+    without, given, linear = {}, {}, []
+    for side, question in zip(SIDES, questions):
+        estimates = [estimate(one, *question) for one in summaries]
+        linear.append(estimates[0])
+        pairs = [(-estimates[0].truth0, -estimates[0].truth1)]
+        if networks:
+            pairs.append(network_nll(lead, summaries, estimates, *question, seed=seed))
+        first, second = ([nll.view(-1, m).mean(1) for nll in nlls] for nlls in zip(*pairs))
+        if directly:
+            first.append(direct_nll(z, *question[:2], rows.groups, seed).view(-1, m).mean(1))
+        without[side], given[side] = torch.stack(first, 1), torch.stack(second, 1)
+    return Measured(images, rows.groups[::m], without, given, summaries[0], tuple(linear), questions)
+
+
+def _mean(sums: np.ndarray) -> np.ndarray:
+    return sums[:, 0] / sums[:, 1]
+
+
+def _gained(parts: Sequence[Measured], side: str, model: int | None) -> float:
+    """What the last doubling of the images added to I, on the images that both numbers have; 0 where there was none."""
+    if len(parts) < 2:
+        return 0.0
+    small, large = parts[-2:]
+    both = torch.isin(large.images, small.images)
+    before, after = (first - second for first, second in (part.pair(side, model) for part in (small, large)))
+    return float((after[both] - before).mean())
+
+
+def _growing(rows: Features, m: int, category: Tensor, seed: int) -> list[Tensor]:
+    """A quarter, a half and all of the images, int64 [n] each, whole groups, the smaller within the larger; without
+    those in which some class has too few groups for the folds."""
+    distinct, group = torch.unique(rows.groups[::m], return_inverse=True)
+    order = torch.randperm(len(distinct), generator=torch.Generator().manual_seed(derived_seed(seed, "growing")))
+    place = torch.empty_like(order)
+    place[order] = torch.arange(len(order))
+    parts = []
+    for share in (4, 2):
+        chosen = torch.nonzero(place[group] < len(distinct) // share).flatten()
+        members = [len(torch.unique(group[chosen[category[chosen] == k]])) for k in range(int(category.max()) + 1)]
+        if min(members) >= FOLDS and len(chosen) >= FEWEST:
+            parts.append(chosen)
+    return [*parts, torch.arange(len(group))]
+
+
+def _draw_in(z: Tensor) -> tuple[Tensor, float]:
+    """Each column's numbers drawn in to at most TAILS spreads from its median, and the share that was: so that a few
+    outliers, however far out, change nothing. The spread is that of a normal column with as much between its 0.5% and
+    99.5% quantiles: of normal numbers nothing is drawn in, of Cauchy's one in 250."""
+    ends = torch.tensor([0.005, 0.5, 0.995], dtype=torch.float64)
+    low, middle, high = torch.quantile(z[:: max(1, len(z) // 50_000)].double(), ends, dim=0)
+    reach = TAILS * (high - low) / 5.15
+    reach = torch.where(reach > 0, reach, TAILS * z.double().std(0))  # a column that is mostly one number: a dead unit
+    inside = z.double().clamp(middle - reach, middle + reach).float()
+    return inside, float((inside != z).double().mean())
 
 
 def _classes(rows: Features, target: str, m: int) -> tuple[int, Tensor]:

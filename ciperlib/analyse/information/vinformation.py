@@ -7,6 +7,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -16,9 +17,13 @@ from ciperlib.analyse.solvers.softmax import fit_softmax
 
 RANKS = (2, 4, 8, 16)
 BASE_RIDGES = (1e-4, 1e-2)
+PIVOT = 1e-2  # at which the ranks are compared
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 1e3)  # the last one leaves q0 as it is
 TEMPERATURES = tuple(10 ** (i / 20) for i in range(-8, 9))
 DRAWS_AT_ONCE = 10
+PLAIN = 29.0  # spreads within cells: columns that reach farther are drawn in, and the solver has it easier
+TRIED, KEPT = 1e-3, 1e-5  # tolerances of the gradient: while choosing, whose losses do not feel more, and in the end
+Choice: TypeAlias = tuple[int, float]  # rank and ridge
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +44,7 @@ class Estimate:
     gain: Tensor
     offset: Tensor
     inner: tuple[Tensor, Tensor]
-    chosen: tuple[tuple[int, float], ...]
+    chosen: tuple[Choice, ...]
     temperatures: tuple[float, ...]
 
     def terms(self) -> Tensor:
@@ -94,16 +99,18 @@ class _Task:
         """Cross-entropy of [R, k] where fold f chooses."""
         return float(torch.nn.functional.cross_entropy(logits[self.held(f)], self.y[self.held(f)]))
 
-    def choices(self, ridges: tuple[float, ...]) -> list[tuple[int, float]]:
+    def choose(self, ridges: tuple[float, ...], fit: Callable[[list[Choice]], Tensor]) -> list[Choice]:
+        """For each fold the (rank, ridge) with which the logits [F, R, k] of `fit` are best where it chooses: the rank
+        at the ridge of `PIVOT`, then the ridge."""
         ranks = sorted({min(rank, self.x.shape[2] - 1) for rank in RANKS})
-        return list(itertools.product(ranks, ridges))
+        best = self._best([[(rank, PIVOT)] * self.count for rank in ranks], fit)
+        return self._best([[(rank, ridge) for rank, _ in best] for ridge in ridges], fit)
 
-    def choose(self, ridges: tuple[float, ...], fit: Callable[[list[tuple[int, float]]], Tensor]) -> list:
-        """For each fold the (rank, ridge) with which the logits [F, R, k] of `fit` are best where it chooses."""
-        best: list[tuple[float, tuple[int, float]]] = [(float("inf"), (0, 0.0))] * self.count
-        for choice in self.choices(ridges):
-            logits = fit([choice] * self.count)
-            best = [min(old, (self.loss(logits[f], f), choice)) for f, old in enumerate(best)]
+    def _best(self, tried: list[list[Choice]], fit: Callable[[list[Choice]], Tensor]) -> list[Choice]:
+        best: list[tuple[float, Choice]] = [(float("inf"), (0, 0.0))] * self.count
+        for choices in tried:
+            logits = fit(choices)
+            best = [min(old, (self.loss(logits[f], f), choices[f])) for f, old in enumerate(best)]
         return [choice for _, choice in best]
 
 
@@ -114,10 +121,10 @@ def estimate(summaries: CanonicalVariates, y: Tensor, k: int, given: Tensor, g: 
     """
     task = _make_task(summaries, y, k)
     base = task.choose(BASE_RIDGES, lambda choices: _base(task, choices, choosing=True))
-    inner, outer = (_base(task, base, choosing) for choosing in (True, False))
+    inner, outer = (_base(task, base, choosing, KEPT) for choosing in (True, False))
     chosen = task.choose(RIDGES, lambda c: _interaction(task, given[None], g, inner, c, choosing=True)[0])
     inner1, outer1 = (
-        _interaction(task, given[None], g, offset, chosen, choosing)[0]
+        _interaction(task, given[None], g, offset, chosen, choosing, KEPT)[0]
         for offset, choosing in ((inner, True), (outer, False))
     )
     cool0, cool1 = (_temperatures(task, logits) for logits in (inner, inner1))
@@ -142,11 +149,12 @@ def interaction_statistic(
 
 
 def _make_task(summaries: CanonicalVariates, y: Tensor, k: int) -> _Task:
-    constant = summaries.values.new_ones(*summaries.values.shape[:2], 1)
-    return _Task(torch.cat([summaries.values, constant], 2), summaries.folds, y, k)
+    far = summaries.values.abs().amax((0, 1)) / PLAIN  # what is told in plain sight needs no more than small weights
+    values = summaries.values / far.clamp_min(1)
+    return _Task(torch.cat([values, values.new_ones(*values.shape[:2], 1)], 2), summaries.folds, y, k)
 
 
-def _cut(x: Tensor, choices: Sequence[tuple[int, float]]) -> Tensor:
+def _cut(x: Tensor, choices: Sequence[Choice]) -> Tensor:
     """Columns beyond each fold's rank set to 0, and left out where no fold has them; the constant stays."""
     columns, most = torch.arange(x.shape[2] - 1), max(rank for rank, _ in choices)
     kept = torch.stack([columns < rank for rank, _ in choices])
@@ -164,18 +172,19 @@ def _pad(rows: list[Tensor]) -> tuple[Tensor, Tensor]:
     return index, weight
 
 
-def _base(task: _Task, choices: Sequence[tuple[int, float]], choosing: bool) -> Tensor:
+def _base(task: _Task, choices: Sequence[Choice], choosing: bool, tolerance: float = TRIED) -> Tensor:
     """q0's logits [F, R, k] at each fold's (rank, ridge)."""
     cut = _cut(task.x, choices)
     index, weight = _pad([torch.nonzero(task.training(f, choosing)).flatten() for f in range(task.count)])
     each = torch.arange(task.count)[:, None]
     ridge = torch.tensor([ridge for _, ridge in choices], dtype=torch.float64)
-    return cut @ fit_softmax(cut[each, index], task.y[index], task.k, ridge, weight=weight)
+    return cut @ fit_softmax(cut[each, index], task.y[index], task.k, ridge, weight=weight, tolerance=tolerance)
 
 
 def _interaction(
-    task: _Task, given: Tensor, g: int, offset: Tensor, choices: Sequence[tuple[int, float]], choosing: bool
-) -> Tensor:
+    task: _Task, given: Tensor, g: int, offset: Tensor, choices: Sequence[Choice], choosing: bool,
+    tolerance: float = TRIED,
+) -> Tensor:  # fmt: skip
     """q1's logits [B, F, R, k] for given [B, R]: one regression for each version, fold and value of `given`."""
     cut, folds = _cut(task.x, choices), range(task.count)
     training = [task.training(f, choosing) for f in folds]
@@ -185,7 +194,7 @@ def _interaction(
     ridge = torch.tensor([ridge for _, ridge in choices], dtype=torch.float64)[fold]
     theta = fit_softmax(
         cut[fold[:, None], index], task.y[index], task.k, ridge, weight=weight, offset=offset[fold[:, None], index],
-        penalise_bias=True,
+        penalise_bias=True, tolerance=tolerance,
     )  # fmt: skip
     theta = theta.view(len(given), task.count, g, *theta.shape[1:])
     logits = [[offset[f] + _by_value(cut[f], own[f], version) for f in folds] for own, version in zip(theta, given)]

@@ -9,10 +9,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-LARGE = 60  # parameters from which a Hessian costs more than the iterations that it saves
-MEMORY, RENEWED = 12, 10  # steps that L-BFGS remembers, and after which its preconditioner is made anew
+LARGE = 24  # parameters from which a Hessian costs more than the iterations that it saves
+MEMORY, RENEWED = 12, 20  # steps that L-BFGS remembers, and after which its preconditioner is made anew
 WORTH = 0.4  # a Hessian is kept as long as its step takes the gradient below this share of what it was
-TINY = 1e-9  # added to the Hessian: shifting all classes together changes nothing
+# from this tolerance on, and where no input is larger, L-BFGS goes most of the way in single precision
+SINGLE, MODERATE = 1e-5, 30
+# added to the Hessian, since shifting all classes together changes nothing; by what a value may rise by rounding
+TINY = {torch.float64: 1e-9, torch.float32: 1e-5}
+SLACK = {torch.float64: 1e-12, torch.float32: 1e-6}
 
 
 def fit_softmax(
@@ -45,6 +49,8 @@ def fit_softmax(
     problem = _Problem(x, hit, weight, None if offset is None else offset.mT.contiguous(), penalty)
     theta = x.new_zeros(b, classes, p)
     if classes * p >= LARGE:
+        if tolerance >= SINGLE and float(x.abs().max()) < MODERATE:
+            theta = _lbfgs(problem.single(), theta.float(), tolerance, 3 * limit).double()
         return _lbfgs(problem, theta, tolerance, 10 * limit).mT
     value, probability = problem.value(theta)
     factor, before = None, float("inf")
@@ -77,6 +83,11 @@ class _Problem:
     offset: Tensor | None
     penalty: Tensor
 
+    def single(self) -> _Problem:
+        """In single precision: half of the bytes to move."""
+        numbers = (self.x, self.hit, self.weight, self.offset, self.penalty)
+        return _Problem(*(None if one is None else one.float() for one in numbers))
+
     def value(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """The objective [B] at theta [B, k, p], and the probabilities [B, k, n]."""
         logits = theta @ self.x.mT
@@ -94,7 +105,7 @@ class _Problem:
         """The Hessian's blocks on the diagonal, [B, k, p, p]."""
         curvature = self.weight * probability * (1 - probability)
         own = [self.x.mT @ (curvature[:, i, :, None] * self.x) for i in range(probability.shape[1])]
-        return torch.stack(own, 1) + torch.diag_embed(self.penalty + TINY)
+        return torch.stack(own, 1) + torch.diag_embed(self.penalty + TINY[self.x.dtype])
 
     def hessian(self, probability: Tensor) -> Tensor:
         """[B, k p, k p]: blocks x' diag(w p_k (1[k = l] - p_l)) x."""
@@ -107,7 +118,7 @@ class _Problem:
                 curvature = weighted[:, i] * (float(i == j) - probability[:, j])
                 block = self.x.mT @ (curvature[:, :, None] * self.x)
                 hessian[:, i, :, j], hessian[:, j, :, i] = block, block
-        return hessian.view(b, k * p, k * p) + torch.diag_embed(self.penalty.reshape(b, -1) + TINY)
+        return hessian.view(b, k * p, k * p) + torch.diag_embed(self.penalty.reshape(b, -1) + TINY[self.x.dtype])
 
 
 def _lbfgs(problem: _Problem, theta: Tensor, tolerance: float, limit: int) -> Tensor:
@@ -134,13 +145,15 @@ def _lbfgs(problem: _Problem, theta: Tensor, tolerance: float, limit: int) -> Te
         step = precondition(step)
         for (change, bend, curvature), share in zip(pairs, reversed(kept)):
             step += change * (share - dot(bend, step) / curvature)
-        uphill = dot(step, gradient) <= 0  # rounding, at the end
+        uphill = ~(dot(step, gradient) > 0)  # rounding, at the end
         step = torch.where(uphill, precondition(gradient), step)
         moved, value, probability = _descend(problem, theta, step, value, probability)
         after = problem.gradient(moved, probability)
         change, bend = moved - theta, after - gradient
         curvature = dot(change, bend)
-        sound = curvature > 1e-300  # a problem that is done, or did not move, remembers nothing of this step
+        # a problem that is done, or did not move, remembers nothing of this step
+        length = (dot(change, change) * dot(bend, bend)).sqrt()
+        sound = curvature > torch.finfo(length.dtype).eps * length
         pairs.append((change * sound, bend * sound, torch.where(sound, curvature, 1.0)))
         theta, gradient = moved, after
     return theta
@@ -151,7 +164,7 @@ def _factor(hessian: Tensor) -> Tensor:
     negative is raised; the step is then shorter, and as good."""
     factor, failed = torch.linalg.cholesky_ex(hessian)
     if failed.any():
-        raised = 1e-6 * hessian.diagonal(dim1=1, dim2=2).mean(1) * (failed > 0)
+        raised = 1e-5 * hessian.diagonal(dim1=1, dim2=2).amax(1) * (failed > 0)
         factor = torch.linalg.cholesky(hessian + raised[:, None, None] * torch.eye(hessian.shape[1]).to(hessian))
     return factor
 
@@ -162,7 +175,7 @@ def _descend(problem: _Problem, theta: Tensor, step: Tensor, value: Tensor, prob
     for _ in range(12):
         trial = theta - size[:, None, None] * step
         new, chance = problem.value(trial)
-        worse = ~(new <= value + 1e-12)
+        worse = ~(new <= value + SLACK[value.dtype])
         if not worse.any():
             return trial, new, chance
         size = torch.where(worse, size / 2, size)
