@@ -22,7 +22,8 @@ from ciperlib.analyse.attribution.fullgrad import FullGrad
 from ciperlib.analyse.equivariance.battery import measure_equivariance
 from ciperlib.analyse.features import Features
 from ciperlib.analyse.information.canonical_variates import assign_folds, fit_canonical_variates
-from ciperlib.analyse.information.explaining_away import NULL_CHOICE, explaining_away
+from ciperlib.analyse.information.explaining_away import explaining_away
+from ciperlib.analyse.information.readings import NULL_CHOICE
 from ciperlib.analyse.information.vinformation import BASE_RIDGES, RANKS, RIDGES, estimate
 from ciperlib.analyse.layout.layouts import fit_layout
 from ciperlib.analyse.probing.probes import fit_linear_probe

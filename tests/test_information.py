@@ -12,15 +12,13 @@ from ciperlib.analyse.features import Features, FeaturesError
 from ciperlib.analyse.information import entropy_models
 from ciperlib.analyse.information.canonical_variates import assign_folds, fit_canonical_variates
 from ciperlib.analyse.information.explaining_away import (
-    FAMILIES,
     InformationError,
-    Measured,
-    Reading,
     conditional_entropy,
     explaining_away,
     learned_by_heart,
     verdict_of,
 )
+from ciperlib.analyse.information.readings import FAMILIES, Measured, Reading
 from ciperlib.analyse.information.vinformation import estimate
 from ciperlib.analyse.orbits import LEVEL, SOURCE, as_orbits
 from ciperlib.analyse.solvers.softmax import _factor, fit_softmax, log_softmax

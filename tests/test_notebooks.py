@@ -132,9 +132,10 @@ def test_embeddings(smoke):
 def test_explaining_away(smoke):
     metrics = smoke["05_explaining_away"].metrics
     assert metrics["encoders"] == 3
-    assert metrics["pupils"] == 1
+    assert metrics["pupils"] == 4
     assert metrics["value_nats: the 9 is a turned 6"] == pytest.approx(math.log(2), abs=0.03)
     assert metrics["forward_nats: quadrant"] > 0.4 > 0.1 > metrics["value_nats: quadrant"]
+    assert metrics["level_entropy_nats, lesson: identity"] > 1.3
     assert metrics["unknown, lesson: grayscale"] < 0.1
 
 

@@ -48,8 +48,9 @@ def draw(name: str, seed: int, images: int = IMAGES, d: int = DIMENSIONS) -> dic
 def summary(draws: pd.DataFrame) -> pd.DataFrame:
     """Of each world, of those that linear maps can express and of the others, and of those with and without synergy:
     draws, answers (present or absent), those whose interval holds the truth, the median width of theirs, right and
-    wrong verdicts."""
+    wrong verdicts. By the seeds of which all worlds are drawn, lest some count more than others."""
     inside = {name for name, (source, _) in WORLDS.items() if source in LINEAR}
+    draws = draws[draws.groupby("seed")["world"].transform("nunique") == len(WORLDS)]
     draws = draws.assign(
         family=draws["world"].isin(inside).map({True: "linear", False: "curved"}),
         answered=draws["verdict"].isin(["present", "absent"]),

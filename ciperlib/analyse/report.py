@@ -46,7 +46,7 @@ from ciperlib.registry import measures
 
 REPORT, BASELINES_FILE = "report.safetensors", "baselines.json"
 ONCE_CALLED = {REPORT: "portrait.safetensors", BASELINES_FILE: "floors.json"}  # so they were shipped
-# of notebook 05's question to 10,000 images what a report can afford: half a minute
+# of notebook 05's question to 10,000 images what a report can afford: half of its forty seconds
 ASKED, TARGET, TURNED, NULL_SAMPLES = "azimuth", "category", 2000, 19
 REPORTED = ("probing", "alpha", "removed", "explorer", "methods")  # parts of the zoo's grid
 PROBED = ("category", "object", "session", "pose")
@@ -181,7 +181,7 @@ class Report:
 
 
 def report_run(run: Run, images: EvaluationImages, tell: Tell = lambda step: None) -> Report:
-    """A report of a run's encoder; about ten seconds on two cores. `tell` as for `make_report`."""
+    """A report of a run's encoder; about forty seconds on one core. `tell` as for `make_report`."""
     encoder = run.load_encoder(images.test.device)
     return make_report(encoder, run.name, images, tell, config=run.config, trained_on=run.trained_on)
 

@@ -225,19 +225,16 @@ def validation(read: Read) -> str:
     """The estimator of explaining-away, asked what is known, by `make validate`."""
     found = json.loads(read("figures/validation.json"))
     rows = []
+    called = {"linear": "what linear maps can express", "curved": "what they cannot", "some": "at least 0.1 nats",
+              "none": "nothing to be told"}  # fmt: skip
     for part in found["rows"]:
-        called = {"linear": "what linear maps can express", "curved": "what they cannot", "some": "at least 0.1 nats"}
-        called |= {"none": "nothing to be told", "all": "all"}
         name = called.get(part["name"], part["name"])
         name += f" ({part['truth_nats']:.3f} nats)" if part.get("truth_nats") is not None else ""
-        right = "" if part["of"] == "family" or part["of"] == "all" else f"{part['right']}, {part['wrong']}"
+        right = f"{part['right']}, {part['wrong']}"
         width = "-" if part["width_nats"] is None else f"{part['width_nats']:.3f}"
         answered = f"{part['answered']} of {part['draws']}"
         holds = f"{part['holds']} of {part['answered']}" if part["answered"] else "-"
         rows.append([name, answered, holds, width, right])
-    if chance := found["p_values"]:
-        hits = f"{chance['at_most_0.05']} of {chance['repeats']}"
-        rows.append([f"p at most 0.05 where there is nothing: {hits}", "", "", "", ""])
     return as_markdown_table(["world", "answers", "truth inside", "median width", "verdict right, wrong"], rows)
 
 
