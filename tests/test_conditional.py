@@ -292,7 +292,7 @@ def test_erasing_moves_representations_as_little_as_can_be():
     basis = torch.linalg.qr(torch.linalg.svd(x.T @ (told - told.mean(0)), full_matrices=False)[0][:, : OBJECTS - 1])[0]
     plain = (x @ basis).square().sum()
     moved = (erase(train, test, ["object"])[0].matrix - train.matrix).double().square().sum()
-    assert moved < plain
+    assert moved < 0.9 * plain
 
 
 def test_a_dimension_that_never_varies_stays():
