@@ -511,6 +511,11 @@ def test_the_sentences_of_notebook_05_are_true_of_its_figures():
     assert interval("random encoder")[2] < 0
     assert 0 < interval("SimCLR, image aug.")[0] < interval("SimCLR, image aug.")[2] < 0.02
     assert all(m[f"high_nats: {name}"] - m[f"low_nats: {name}"] > 0.1 for name in image)
+    reports = [load_report(config).synergy["value"] for config in configs_of([{"method": "ciper"}], [0, 1, 2])]
+    assert sum(reports) / 3 == pytest.approx(0.15, abs=0.005)  # of 2,000 images: the other way round
+    assert read_baselines()["random encoder"]["synergy"] == pytest.approx(0.10, abs=0.005)
+    assert m["low_nats: random encoder"] < m["high_nats: CIPER, image aug."]
+    assert m["low_nats: CIPER, image aug."] < m["high_nats: random encoder"]
     assert max(worth[name] for name in posed) < 0.02
     assert max(open_class[name] for name in posed) < 0.11
     assert open_class["predictive, pose aug."] > 1
