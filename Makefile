@@ -33,7 +33,7 @@ bench: .venv/.bench  ## ratios against what one would use instead, as a table an
 responsiveness: $(STAMP)  ## how soon a slider's figure is drawn, in a real JupyterLab (needs a Chromium); as JSON in figures/
 	$(PY) tests/responsiveness.py --output figures/responsiveness.json --notebooks 01 02 03 04 05
 
-validate: $(STAMP)  ## does the estimator of explaining-away find what is known? hours in full; ARGS='--repeats 10 --zero-repeats 20'
+validate: $(STAMP)  ## does explaining-away find what is known? a draw of ten worlds takes ten minutes; ARGS='--seeds 0:20'
 	$(PY) tests/validate.py $(ARGS)
 
 zoo: $(STAMP)  ## train what is missing of data/zoo; stop and start it as you like

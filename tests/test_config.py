@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 
 from ciperlib.config import Config, ConfigError, _choice
 from ciperlib.data.imageset import ImageSet
-from ciperlib.data.turntable import _factors
+from ciperlib.data.turntable import DRAWN, _factors
 from ciperlib.files import project_root
 from ciperlib.learn.augment import Augmentation
 from ciperlib.learn.augment.positives import PositivesError, find_positives
 from ciperlib.registry import datasets, methods, steps
 
-RENDERED = ("turntable", "turntable_sessions")
+RENDERED = ("turntable", "turntable_sessions", "turntable_families")
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ def test_so_many_images_and_no_fewer_give_each_object_another_view(dataset, step
     """The bound is of the images as they are dealt out: with one image less some object has no partner."""
     enough = datasets[dataset].enough[step]
     index = torch.arange(enough)
-    pixels, factors = torch.zeros(enough, 3, 1, 1, dtype=torch.uint8), _factors(dataset, "train", enough)
+    pixels, factors = torch.zeros(enough, 3, 1, 1, dtype=torch.uint8), _factors(DRAWN[dataset]["train"], enough)
     images = ImageSet(dataset, "train", pixels, factors, index, index)
     steps = Augmentation((step,), sessions=11).dataset_steps
     find_positives(images, steps)

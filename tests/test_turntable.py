@@ -48,7 +48,7 @@ def world(monkeypatch):
             for kind, table in enumerate(scene.tables)
         ]
         new = scene._replace(tables=tuple(tables), height=heights)
-        monkeypatch.setattr(raycaster, "load_scene", lambda device: new)
+        monkeypatch.setattr(raycaster, "load_scene", lambda *_: new)
 
     return build
 
@@ -362,14 +362,14 @@ def test_factors_are_true_balanced_and_named(name, tmp_path):
         assert len(images.labels["session"]) == len(SESSIONS)
         assert torch.equal(images.groups, images.ids)
         ids += images.ids.tolist()
-        sessions.append(set(turntable._factors(name, split, 2000)["session"].tolist()))
+        sessions.append(set(turntable._factors(turntable.DRAWN[name][split], 2000)["session"].tolist()))
     assert len(set(ids)) == 240
     everything = set(range(len(SESSIONS)))
     assert sessions == ([everything] * 2 if name == "turntable" else [{0, 1}, everything - {0, 1}])
 
 
 def test_the_draws_cover_their_ranges_and_splits_differ():
-    train, test = (turntable._factors("turntable", split, 5000) for split in ("train", "test"))
+    train, test = (turntable._factors(turntable.DRAWN["turntable"][split], 5000) for split in ("train", "test"))
     for name, low, high in (
         ("azimuth", 0, 2 * math.pi),
         ("elevation", math.radians(10), math.radians(70)),
@@ -393,7 +393,7 @@ def test_the_first_images_are_the_same_whatever_the_size(tmp_path):
     assert (small.images.int() - start.images.int()).abs().max() <= 1
     assert all(torch.equal(small.factors[name], start.factors[name]) for name in small.factors)
     assert small.digest() == start.digest()
-    assert (turntable.SIZES["train"], turntable.SIZES["test"]) == (5000, 2500)
+    assert [turntable.DRAWN["turntable"][split].size for split in ("train", "test")] == [5000, 2500]
 
 
 # --- the cache ------------------------------------------------------------------------------------------------------
@@ -428,7 +428,7 @@ def test_images_are_rendered_once_and_serve_smaller_sizes(tmp_path, renders):
 
 def test_another_version_of_the_renderer_does_not_use_old_images(tmp_path, renders, monkeypatch):
     load(tmp_path)
-    monkeypatch.setattr(turntable, "VERSION", turntable.VERSION + 1)
+    monkeypatch.setitem(turntable.VERSIONS, "turntable", turntable.VERSION + 1)
     load(tmp_path)
     assert renders == [12, 12]
 

@@ -220,13 +220,13 @@ def learning_curve(
     return pd.DataFrame(rows)
 
 
-@recipe(1)
+@recipe(2)
 def probe_by_object(train: Features, test: Features, *, seed: int = 0) -> pd.DataFrame:
     """What is asked of an encoder beside the pooled probes, object by object: objects are drawn, too, and who speaks of
     them needs their spread.
 
     Args:
-        train, test: with the factors object, category and azimuth; features of one encoder.
+        train, test: with the factors object, category, session and azimuth; features of one encoder.
 
     Returns:
         A row for each question: factor, how, value, and a column for each object; `value` is their mean.
@@ -237,7 +237,7 @@ def probe_by_object(train: Features, test: Features, *, seed: int = 0) -> pd.Dat
           objects").
         - factor "category": accuracy of a linear probe fitted on all objects ("all") and on others ("other objects").
         - factor "object": accuracy of a linear probe by labels of each object ("1 label", ...), mean of three draws,
-          and by all of them ("all").
+          by all of them ("all"), and by those in other places than the image's ("other places", folds of sessions).
 
     Raises:
         ProbeError: as the probes.
@@ -267,6 +267,7 @@ def probe_by_object(train: Features, test: Features, *, seed: int = 0) -> pd.Dat
     for count, draws in zip(LABELS, torch.stack(scores).view(len(LABELS), -1, len(test))):
         found["object", f"{count} label{'s' * (count > 1)}"] = draws.mean(0)
     found["object", "all"] = guessed.scores
+    found["object", "other places"] = fit_unseen(train, test, "object", "session", **options).scores
     labels = test.labels.get("object")
     names = [labels[i] if labels else i for i in test.factors["object"].tolist()]
     rows = []

@@ -1,4 +1,5 @@
-"""The known world: fifty objects on a turntable, ray-cast in torch, with every factor of every image known.
+"""The known world: fifty objects on a turntable, and six hundred more that are drawn from families, ray-cast in torch,
+with every factor of every image known.
 
 `load` gives image sets, rendered on first use and cached; `render` gives any view of any object in any session.
 """
@@ -10,7 +11,9 @@ import hashlib
 import math
 import re
 import warnings
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +23,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ciperlib.data.imageset import ImageSet, data_root
+from ciperlib.data.turntable import families
 from ciperlib.data.turntable.catalogue import CATEGORIES, OBJECTS, SESSIONS
 from ciperlib.data.turntable.raycaster import Rendering, render
 from ciperlib.files import write_atomically
@@ -27,15 +31,41 @@ from ciperlib.registry import datasets
 
 __all__ = ["CATEGORIES", "OBJECTS", "RENDERED", "SESSIONS", "Rendering", "load", "orbits", "render"]
 
-VERSION = 4  # of the pixels: raise it whenever an image changes, and cached images are rendered again
+VERSION = 4  # of the turntable's pixels: raise it whenever an image changes, and cached images are rendered again
+VERSIONS = {"turntable": VERSION, "families": 1}
 RENDERED = ("object", "session", "azimuth", "elevation", "distance")  # what render takes, in its order
 FACTORS = ("category", *RENDERED)
-SIZES = {"train": 5000, "test": 2500}
 ELEVATIONS = (math.radians(10), math.radians(70))
 DISTANCES = (0.8, 1.3)
-TRAINING_SESSIONS = 2  # the first ones, in "turntable_sessions"
 TEST_IDS = 1_000_000
-SEEDS = {"turntable": {"train": 101, "test": 102}, "turntable_sessions": {"train": 201, "test": 202}}
+OBJECT_NAMES = {"turntable": OBJECTS, "families": families.NAMES}
+
+
+class Drawn(NamedTuple):
+    """A part of an image set: the seed of its draws, how many images there are, of which world's objects (all, or the
+    families' to train on or new ones), and in which sessions, from the first to before the last."""
+
+    seed: int
+    size: int
+    world: str = "turntable"
+    new: bool | None = None
+    sessions: tuple[int, int] = (0, len(SESSIONS))
+
+    @property
+    def objects(self) -> Tensor:
+        """Which, int64 [n]."""
+        every = torch.arange(len(OBJECT_NAMES[self.world]))
+        return every if self.new is None else every[(every % families.EACH >= families.TRAINING) == self.new]
+
+
+FAMILIES = Drawn(301, 12_000, "families", False, (0, 9))  # thirty views of each object
+DRAWN = {
+    "turntable": {"train": Drawn(101, 5000), "test": Drawn(102, 2500)},
+    "turntable_sessions": {"train": Drawn(201, 5000, sessions=(0, 2)), "test": Drawn(202, 2500, sessions=(2, 11))},
+    "turntable_families": {"train": FAMILIES, "test": Drawn(302, 4000, "families", True, (0, 9))},
+    "turntable_families_seen": {"train": FAMILIES, "test": Drawn(303, 4000, "families", False, (0, 9))},
+    "turntable_families_places": {"train": FAMILIES, "test": Drawn(304, 4000, "families", False, (9, 11))},
+}
 
 
 @datasets.register(
@@ -45,6 +75,18 @@ SEEDS = {"turntable": {"train": 101, "test": 102}, "turntable_sessions": {"train
 @datasets.register(
     "turntable_sessions", label="turntable, new places", factors=FACTORS, enough={"pose": 100, "session": 409},
     fixed=True, rendered=True, place=20,
+)  # fmt: skip
+@datasets.register(
+    "turntable_families", label="families, new objects", factors=FACTORS, enough={"pose": 800, "session": 1959},
+    fixed=True, rendered=True, place=22,
+)  # fmt: skip
+@datasets.register(
+    "turntable_families_seen", label="families, objects seen", factors=FACTORS, enough={"pose": 800, "session": 1959},
+    fixed=True, rendered=True, place=24,
+)  # fmt: skip
+@datasets.register(
+    "turntable_families_places", label="families, new places", factors=FACTORS, enough={"pose": 800, "session": 1959},
+    fixed=True, rendered=True, place=26,
 )  # fmt: skip
 def load(
     name: str,
@@ -60,24 +102,30 @@ def load(
     The objects are balanced in every prefix, and the first n images are the same whatever `size` is.
 
     Args:
-        name: "turntable" (all sessions in both splits, other poses) or "turntable_sessions" (two sessions in "train",
-            the nine others in "test").
+        name: "turntable" (all sessions in both splits, other poses); "turntable_sessions" (two sessions in "train", the
+            nine others in "test"); "turntable_families" (objects drawn from families, 400 in "train" and 200 others in
+            "test"), and with the same training part "turntable_families_seen" (the same objects in other poses) and
+            "turntable_families_places" (the same objects in two other sessions).
         split: "train" or "test".
-        size: number of images; None for 5,000 and 2,500.
+        size: number of images; None for 5,000 and 2,500, of the families 12,000 and 4,000.
         image_size: side in pixels.
         root: folder of the data; without it `CIPER_DATA`, then `data/` of the checkout.
     """
-    size = SIZES[split] if size is None else size
-    factors = _factors(name, split, size)
+    part = DRAWN[name][split]
+    name = "turntable_families" if part is FAMILIES else name  # it is one training part, whatever is tested
+    size = part.size if size is None else size
+    factors = _factors(part, size)
     images, masks = _cached(name, split, size, image_size, data_root(root) / "cache")
     ids = torch.arange(size) + (TEST_IDS if split == "test" else 0)
-    labels = {"category": CATEGORIES, "object": OBJECTS, "session": tuple(SESSIONS)}
-    return ImageSet(f"{name}-{image_size}", split, images, factors, ids, ids.clone(), labels, masks, _rerender)
+    renderer = partial(_rerender, world=part.world)
+    return ImageSet(
+        f"{name}-{image_size}", split, images, factors, ids, ids.clone(), _labels(part.world), masks, renderer
+    )
 
 
 def orbits(
     objects: Tensor, steps: int = 36, *, session: int = 0, elevation: float = math.radians(30), distance: float = 1.05,
-    image_size: int = 32,
+    image_size: int = 32, world: str = "turntable",
 ) -> ImageSet:  # fmt: skip
     """Each of `objects` (int64 [n]) turned once around in `steps` equal steps, all else the same: n * steps images.
 
@@ -86,29 +134,36 @@ def orbits(
     object = objects.repeat_interleave(steps)
     azimuth = (2 * math.pi * torch.arange(steps) / steps).repeat(len(objects))
     same = torch.ones(len(object))
-    factors = {"category": object // 5, "object": object, "session": torch.full_like(object, session)}
+    factors = {"category": object // _each(world), "object": object, "session": torch.full_like(object, session)}
     factors |= {"azimuth": azimuth, "elevation": elevation * same, "distance": distance * same}
-    images, masks = _rerender(factors, image_size)
-    labels = {"category": CATEGORIES, "object": OBJECTS, "session": tuple(SESSIONS)}
-    ids, name = torch.arange(len(object)), f"turntable_orbits-{image_size}"
-    return ImageSet(name, "test", images, factors, ids, object.clone(), labels, masks, _rerender)
+    renderer = partial(_rerender, world=world)
+    images, masks = renderer(factors, image_size)
+    ids, name = torch.arange(len(object)), f"{world}_orbits-{image_size}"
+    return ImageSet(name, "test", images, factors, ids, object.clone(), _labels(world), masks, renderer)
 
 
-def _rerender(factors: dict[str, Tensor], image_size: int, **options: int) -> tuple[Tensor, Tensor]:
+def _each(world: str) -> int:
+    """Objects of a category."""
+    return len(OBJECT_NAMES[world]) // len(CATEGORIES)
+
+
+def _labels(world: str) -> dict[str, tuple[str, ...]]:
+    return {"category": CATEGORIES, "object": OBJECT_NAMES[world], "session": tuple(SESSIONS)}
+
+
+def _rerender(factors: dict[str, Tensor], image_size: int, **options: int | str) -> tuple[Tensor, Tensor]:
     rendered = render(*(factors[name] for name in RENDERED), image_size=image_size, **options)
     return rendered.images, rendered.masks
 
 
-def _factors(name: str, split: str, size: int) -> dict[str, Tensor]:
-    draws = np.random.default_rng(SEEDS[name][split]).random((size, 4))  # row by row, so a prefix stays the same
-    blocks = np.random.default_rng([SEEDS[name][split], 1]).random((-(-size // len(OBJECTS)), len(OBJECTS)))
-    object = torch.from_numpy(blocks.argsort(1).reshape(-1)[:size].copy())
-    first, last = 0, len(SESSIONS)
-    if name == "turntable_sessions":
-        first, last = (0, TRAINING_SESSIONS) if split == "train" else (TRAINING_SESSIONS, len(SESSIONS))
+def _factors(part: Drawn, size: int) -> dict[str, Tensor]:
+    draws = np.random.default_rng(part.seed).random((size, 4))  # row by row, so a prefix stays the same
+    objects, (first, last) = part.objects, part.sessions
+    blocks = np.random.default_rng([part.seed, 1]).random((-(-size // len(objects)), len(objects)))
+    object = objects[torch.from_numpy(blocks.argsort(1).reshape(-1)[:size].copy())]
     between = lambda u, low, high: torch.from_numpy((low + u * (high - low)).astype(np.float32))  # noqa: E731
     return {
-        "category": object // 5,
+        "category": object // _each(part.world),
         "object": object,
         "session": torch.from_numpy((first + draws[:, 0] * (last - first)).astype(np.int64)),
         "azimuth": between(draws[:, 1], 0, 2 * math.pi),
@@ -119,29 +174,31 @@ def _factors(name: str, split: str, size: int) -> dict[str, Tensor]:
 
 def _cached(name: str, split: str, size: int, image_size: int, folder: Path) -> tuple[Tensor, Tensor]:
     """Images and masks from the smallest file that has enough of them, else rendered and stored."""
-    stem = f"{name}-{image_size}-{split}"
-    for stored, path in _stored(folder, stem):
-        if stored >= size and (content := _read(path, _factors(name, split, stored))):
+    part, stem = DRAWN[name][split], f"{name}-{image_size}-{split}"
+    version = VERSIONS[part.world]
+    for stored, path in _stored(folder, stem, version):
+        if stored >= size and (content := _read(path, _factors(part, stored))):
             return content[0][:size], content[1][:size]
-    factors = _factors(name, split, size)
-    images, masks = _render_all(stem, factors, image_size)
-    _write(folder / f"{stem}-{size}-v{VERSION}.safetensors", images, masks, factors)
+    factors = _factors(part, size)
+    images, masks = _render_all(stem, factors, image_size, part.world)
+    _write(folder / f"{stem}-{size}-v{version}.safetensors", images, masks, factors, version)
     return images, masks
 
 
-def _stored(folder: Path, stem: str) -> list[tuple[int, Path]]:
+def _stored(folder: Path, stem: str, version: int) -> list[tuple[int, Path]]:
     """Files of this version with their numbers of images, smallest first."""
-    pattern = re.compile(rf"{stem}-(\d+)-v{VERSION}\.safetensors")
+    pattern = re.compile(rf"{stem}-(\d+)-v{version}\.safetensors")
     with contextlib.suppress(OSError):  # a folder that cannot be listed holds nothing for us
         paths = [path for path in folder.glob(f"{stem}-*") if pattern.fullmatch(path.name)]
         return sorted((int(pattern.fullmatch(path.name)[1]), path) for path in paths)
     return []
 
 
-def _render_all(title: str, factors: dict[str, Tensor], image_size: int) -> tuple[Tensor, Tensor]:
+def _render_all(title: str, factors: dict[str, Tensor], image_size: int, world: str) -> tuple[Tensor, Tensor]:
     columns = [factors[name] for name in RENDERED]
     steps = tqdm(range(0, len(columns[0]), 250), f"rendering {title}", leave=False, delay=2, disable=None)
-    parts = [render(*(column[i : i + 250] for column in columns), image_size=image_size) for i in steps]
+    rows = ([column[i : i + 250] for column in columns] for i in steps)
+    parts = [render(*some, image_size=image_size, world=world) for some in rows]
     return torch.cat([part.images for part in parts]), torch.cat([part.masks for part in parts])
 
 
@@ -166,8 +223,8 @@ def _read(path: Path, factors: dict[str, Tensor]) -> tuple[Tensor, Tensor] | Non
     return None
 
 
-def _write(path: Path, images: Tensor, masks: Tensor, factors: dict[str, Tensor]) -> None:
-    metadata = {"version": str(VERSION), "sha256": _digest(path, images, masks, factors)}
+def _write(path: Path, images: Tensor, masks: Tensor, factors: dict[str, Tensor], version: int) -> None:
+    metadata = {"version": str(version), "sha256": _digest(path, images, masks, factors)}
     content = save({"images": images, "masks": masks}, metadata=metadata)
     try:
         write_atomically(path, content)

@@ -31,6 +31,16 @@ class Part(NamedTuple):
     colour: str
 
 
+class Thing(NamedTuple):
+    """One object: its parts, how much it shines, the radius of the sphere that it is fitted into, and its shadow's, if
+    that is not as wide as the object."""
+
+    parts: list[Part]
+    gloss: float
+    radius: float = 0.25
+    shadow: float | None = None
+
+
 def _frame(axis: np.ndarray) -> np.ndarray:
     z = axis / np.linalg.norm(axis)
     x = np.cross([0, 1, 0] if abs(z[1]) < 0.9 else [1, 0, 0], z)
@@ -156,11 +166,13 @@ def plane(length, girth, span, chord, sweep, hull, wing, nose) -> list[Part]:
     return parts
 
 
-def hammer(length, grip, head, face, wood, metal, wrap) -> list[Part]:
-    def at(x, y, up):  # leaning, so that the handle is seen from above too
-        return (x, 0.8 * y + 0.6 * up, 0.8 * up - 0.6 * y)
+def lean(x, y, up) -> tuple[float, float, float]:
+    """A hammer leans, so that its handle is seen from above, too."""
+    return (x, 0.8 * y + 0.6 * up, 0.8 * up - 0.6 * y)
 
-    half, parts = length / 2, []
+
+def hammer(length, grip, head, face, wood, metal, wrap) -> list[Part]:
+    at, half, parts = lean, length / 2, []
     for s in (-1, 1):
         claw = [at(-0.1, s * 0.05, length), at(-0.3, s * 0.06, length), at(-0.45, s * 0.08, length - 0.11)]
         parts += chain(claw, 0.06, metal)
@@ -294,6 +306,17 @@ CATALOGUE: dict[str, tuple[Callable[..., list[Part]], float, tuple[tuple, ...]]]
 }  # fmt: skip
 CATEGORIES = tuple(CATALOGUE)
 OBJECTS = tuple(f"{name} {i + 1}" for name, (_, _, rows) in CATALOGUE.items() for i in range(len(rows)))
+
+
+def things() -> tuple[Thing, ...]:
+    """All objects, in the order of `OBJECTS`."""
+    return tuple(Thing(build(*row), gloss) for build, gloss, rows in CATALOGUE.values() for row in rows)
+
+
+def reach_of(part: Part) -> float:
+    """Radius of a sphere around a part."""
+    a, b, c = part.size
+    return (max(a, b, c), math.hypot(a, b, c), math.hypot(max(a, b), c), a + b)[part.kind]
 
 
 PATTERNS = {  # two wave vectors in cycles per unit; weight of the first wave, and of the product of both

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ciperlib.data.turntable.catalogue import OBJECTS, SESSIONS
+from ciperlib.data.turntable.catalogue import SESSIONS
 from ciperlib.data.turntable.scene import Scene, load_scene
 from ciperlib.data.turntable.solids import SOLIDS, dot, unit
 
@@ -61,27 +61,30 @@ def render(
     *,
     image_size: int = 32,
     rays: int = 4,
+    world: str = "turntable",
 ) -> Rendering:
     """Renders any views of the known world, on the device of `object`.
 
     Args:
-        object: int64 [B], 0 to 49; category = object // 5.
+        object: int64 [B], 0 to 49; category = object // 5. Of the families 0 to 599, category = object // 60.
         session: int64 [B], 0 to 10.
         azimuth: [B] in radians, the object's turn, counter-clockwise seen from above.
         elevation: [B] in radians above the horizon, 0 to pi/2 (the image sets use 10 to 70 degrees).
         distance: [B] from the camera to the middle of the object, at least 0.5 (the image sets use 0.8 to 1.3).
         image_size: side in pixels.
         rays: rays a pixel.
+        world: whose objects: of the "turntable", or the "families".
 
     Raises:
         ValueError: columns of different shapes, or values out of range.
     """
     pose = [column.to(object.device, torch.float32) for column in (azimuth, elevation, distance)]
     session = session.to(object.device)
-    _check(object, session, *pose, image_size, rays)
+    scene = load_scene(object.device, world)
+    _check(len(scene.height), object, session, *pose, image_size, rays)
     step = max(1, RAYS_AT_ONCE[object.device.type == "cuda"] // (image_size * image_size * rays))
     chunks = zip(*(column.split(step) for column in (object, session, *pose)))
-    cast = partial(_cast, image_size=image_size, rays=rays)
+    cast = partial(_cast, scene=scene, image_size=image_size, rays=rays)
     alone = object.device.type == "cuda" or len(object) <= step
     parts = [cast(chunk) for chunk in chunks] if alone else _each_on_one_thread(cast, chunks)
     return Rendering(*(torch.cat(part) for part in zip(*parts)))
@@ -97,14 +100,14 @@ def _each_on_one_thread(cast: Callable, chunks: Iterable) -> list[Rendering]:
         torch.set_num_threads(threads)  # for the process; the workers' own setting ends with them
 
 
-def _check(object, session, azimuth, elevation, distance, image_size, rays) -> None:
+def _check(objects: int, object, session, azimuth, elevation, distance, image_size, rays) -> None:
     columns = {"object": object, "session": session, "azimuth": azimuth, "elevation": elevation, "distance": distance}
     if object.ndim != 1 or len({column.shape for column in columns.values()}) > 1:
         shapes = ", ".join(f"{name} {list(column.shape)}" for name, column in columns.items())
         raise ValueError(f"render needs five columns of the same length, not {shapes}")
     if image_size < 1 or rays < 1:
         raise ValueError(f"image_size and rays must be at least 1, not {image_size} and {rays}")
-    limits = {"object": (0, len(OBJECTS) - 1), "session": (0, len(SESSIONS) - 1), "azimuth": (-1e4, 1e4),
+    limits = {"object": (0, objects - 1), "session": (0, len(SESSIONS) - 1), "azimuth": (-1e4, 1e4),
               "elevation": (0, math.pi / 2), "distance": (0.5, 100)}  # fmt: skip
     for name, (low, high) in limits.items():
         column = columns[name]
@@ -210,9 +213,9 @@ def _shade(scene: Scene, view: _View, n, d, light, up, albedo, image) -> Tensor:
 
 
 @torch.no_grad()
-def _cast(columns: tuple[Tensor, ...], image_size: int, rays: int) -> Rendering:
+def _cast(columns: tuple[Tensor, ...], scene: Scene, image_size: int, rays: int) -> Rendering:
     object = columns[0]
-    scene, directions = load_scene(object.device), _camera_rays(image_size, rays, object.device)
+    directions = _camera_rays(image_size, rays, object.device)
     view = _look(scene, *columns)
     colour, depth = _background(scene, view, directions)
     colour, depth = colour.flatten(1), depth.flatten()

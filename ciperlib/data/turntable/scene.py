@@ -1,4 +1,4 @@
-"""The catalogue as tensors: what the camera looks at, made once for a device."""
+"""A world as tensors: what the camera looks at, made once for a device."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ciperlib.data.turntable.catalogue import CATALOGUE, PALETTE, PATTERNS, SESSIONS, Part, rgb
+from ciperlib.data.turntable import catalogue, families
+from ciperlib.data.turntable.catalogue import PALETTE, PATTERNS, SESSIONS, Part, Thing, reach_of, rgb
 from ciperlib.data.turntable.solids import SOLIDS
 
-RADIUS = 0.25  # of every object's bounding sphere
+WORLDS = {"turntable": catalogue.things, "families": families.things}  # whose objects stand on the turntable
 
 
 class Table(NamedTuple):
@@ -29,11 +30,11 @@ class Table(NamedTuple):
 
 
 class Scene(NamedTuple):
-    """The catalogue as tensors: all objects and sessions, ready to be rendered."""
+    """A world as tensors: all objects and sessions, ready to be rendered."""
 
     tables: tuple[Table, ...]  # one a kind
     height: Tensor  # [objects] of the point that the camera looks at
-    footprint: Tensor  # [objects] horizontal radius
+    footprint: Tensor  # [objects] horizontal radius, of the shadow
     gloss: Tensor  # [objects]
     surfaces: Tensor  # [2, sessions, 12]: floor and wall
     light: Tensor  # [sessions, 3] unit vector towards the light
@@ -58,24 +59,20 @@ def _outline(part: Part) -> np.ndarray:
     return part.centre + points @ part.axes
 
 
-def _fit(parts: Iterable[Part]) -> tuple[list[Part], float, float]:
-    """Puts an object on the floor and the turning axis, in a sphere of RADIUS; also its middle height and footprint."""
+def _fit(thing: Thing) -> tuple[list[Part], float, float]:
+    """Puts an object on the floor and the turning axis, in its sphere; also its middle height and footprint."""
+    parts = thing.parts
     points = np.concatenate([_outline(part) for part in parts])
     low, high = points.min(0), points.max(0)
     middle = (low + high) / 2
-    scale = RADIUS / np.linalg.norm(points - middle, axis=1).max()
+    scale = thing.radius / np.linalg.norm(points - middle, axis=1).max()
     shift = np.array([middle[0], middle[1], low[2]])
     fitted = []
     for part in parts:
         size = (part.size[0] * scale, part.size[1] * scale, part.size[2] * scale)
         fitted.append(part._replace(centre=(part.centre - shift) * scale, size=size))
     footprint = scale * np.linalg.norm((points - middle)[:, :2], axis=1).max()
-    return fitted, scale * (middle - low)[2], footprint
-
-
-def _bound(part: Part) -> float:
-    a, b, c = part.size
-    return (max(a, b, c), math.hypot(a, b, c), math.hypot(max(a, b), c), a + b)[part.kind]
+    return fitted, scale * (middle - low)[2], footprint if thing.shadow is None else thing.shadow
 
 
 def make_table(kind: int, objects: Sequence[Sequence[Part]]) -> Table:
@@ -86,7 +83,7 @@ def make_table(kind: int, objects: Sequence[Sequence[Part]]) -> Table:
     empty = Part(kind, np.zeros(3), np.eye(3), (1.0, 1.0, 1.0), "black")
     flat = [part for row in rows for part in [*row, *[empty] * (slots - len(row))]]
     column = lambda get: torch.tensor(np.array([get(part) for part in flat]), dtype=torch.float32)  # noqa: E731
-    return Table(used, column(lambda p: p.centre), column(lambda p: p.axes), column(lambda p: p.size), column(_bound),
+    return Table(used, column(lambda p: p.centre), column(lambda p: p.axes), column(lambda p: p.size), column(reach_of),
                  column(lambda p: rgb(PALETTE[p.colour])))  # fmt: skip
 
 
@@ -97,9 +94,10 @@ def _surface(first: str, second: str, pattern: str) -> list[float]:
 
 
 @lru_cache
-def load_scene(device: torch.device) -> Scene:
-    """The scene on a device, made once."""
-    fitted = [_fit(build(*row)) for build, _, rows in CATALOGUE.values() for row in rows]
+def load_scene(device: torch.device, world: str = "turntable") -> Scene:
+    """The scene on a device with one of `WORLDS`, made once."""
+    things = WORLDS[world]()
+    fitted = [_fit(thing) for thing in things]
     sessions = list(SESSIONS.values())
     floats = lambda values: torch.tensor(values, dtype=torch.float32, device=device)  # noqa: E731
     tables = [make_table(kind, [parts for parts, _, _ in fitted]) for kind in range(len(SOLIDS))]
@@ -107,7 +105,7 @@ def load_scene(device: torch.device) -> Scene:
         tables=tuple(Table(*(column.to(device) for column in table)) for table in tables),
         height=floats([height for _, height, _ in fitted]),
         footprint=floats([footprint for _, _, footprint in fitted]),
-        gloss=floats([gloss for _, gloss, rows in CATALOGUE.values() for _ in rows]),
+        gloss=floats([thing.gloss for thing in things]),
         surfaces=floats([[_surface(*row[:3]) for row in sessions], [_surface(*row[3:6]) for row in sessions]]),
         light=torch.nn.functional.normalize(floats([row[6] for row in sessions]), dim=1),
         light_colour=floats([rgb(row[7]) for row in sessions]),
