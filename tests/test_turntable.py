@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import math
 import os
 from pathlib import Path
@@ -10,9 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from ciperlib.analyse.features import Features
+from ciperlib.analyse.probing.probes import fit_linear_probe
 from ciperlib.data import turntable
 from ciperlib.data.imageset import load_images
-from ciperlib.data.turntable import OBJECTS, SESSIONS, raycaster, render, solids
+from ciperlib.data.turntable import CATEGORIES, OBJECTS, SESSIONS, families, raycaster, render, scene, solids
 from ciperlib.data.turntable.catalogue import ball
 from ciperlib.data.turntable.scene import load_scene, make_table
 
@@ -394,6 +397,114 @@ def test_the_first_images_are_the_same_whatever_the_size(tmp_path):
     assert all(torch.equal(small.factors[name], start.factors[name]) for name in small.factors)
     assert small.digest() == start.digest()
     assert [turntable.DRAWN["turntable"][split].size for split in ("train", "test")] == [5000, 2500]
+
+
+# --- families -------------------------------------------------------------------------------------------------------
+
+
+def colours_and_area(images) -> torch.Tensor:
+    """Mean and histogram of each colour, and the share of the pixels on the object."""
+    pixels = images.images.float().flatten(2) / 256
+    bins = [((pixels >= k / 8) & (pixels < (k + 1) / 8)).float().mean(2) for k in range(8)]
+    return torch.cat([pixels.mean(2), *bins, images.masks.float().mean((1, 2))[:, None]], 1)
+
+
+def told_by_colour(train, test) -> float:
+    """Accuracy of a linear probe of the category on colours and silhouette area."""
+    parts = [
+        Features(colours_and_area(part), part.factors, part.ids, part.groups, part.labels, part.name, part.split)
+        for part in (train, test)
+    ]
+    return fit_linear_probe(*parts, "category", resamples=0).value
+
+
+def test_a_drawn_object_is_the_same_on_every_machine_and_each_is_another():
+    drawn = families.things()
+    assert len(drawn) == len(families.NAMES) == 600
+    content = hashlib.sha256()
+    for thing in drawn:
+        for part in thing.parts:
+            numbers = [round(float(x), 5) + 0.0 for x in (*part.centre, *part.size)]
+            content.update(f"{part.kind} {numbers} {part.colour}".encode())
+    assert content.hexdigest()[:16] == "bae11a38f8c5bcb4"
+    assert len({str([part.size for part in thing.parts]) for thing in drawn}) == 600
+
+
+def test_no_object_is_on_both_sides_and_both_have_every_category(tmp_path):
+    train, new = (load_images("turntable_families", split, size=800, root=tmp_path) for split in ("train", "test"))
+    seen = load_images("turntable_families_seen", "test", size=400, root=tmp_path)
+    assert not set(train.factors["object"].tolist()) & set(new.factors["object"].tolist())
+    assert set(seen.factors["object"].tolist()) == set(train.factors["object"].tolist())
+    for part in (train, new, seen):
+        assert part.factors["category"].unique().tolist() == list(range(len(CATEGORIES)))
+        for category, object in zip(part.factors["category"], part.factors["object"]):
+            assert part.labels["object"][object].startswith(part.labels["category"][category] + " ")
+    places = load_images("turntable_families_places", "test", size=400, root=tmp_path)
+    assert not set(places.factors["session"].tolist()) & set(train.factors["session"].tolist())
+    assert load_images("turntable_families_places", "train", size=800, root=tmp_path).digest() == train.digest()
+    again = new.rerender(azimuth=new.factors["azimuth"] + 2 * math.pi)
+    assert (again.images.int() - new.images.int()).abs().float().mean() < 0.1
+
+
+def test_every_drawn_object_can_be_seen_and_shows_its_azimuth():
+    n = len(families.NAMES)
+    far = render(*pose(n, torch.arange(n), azimuth=0.3, distance=1.3), world="families").masks.float().mean((1, 2))
+    assert far.min() > 0.02
+    turns = torch.arange(n).repeat_interleave(4)
+    azimuth = (torch.arange(4) * math.pi / 2).repeat(n)
+    images, masks, _ = render(*pose(4 * n, turns, 6, azimuth, math.radians(30)), world="families")
+    images, masks = images.float().view(n, 4, 3, 32, 32), masks.view(n, 4, 32, 32)
+    for shift in (1, 2):
+        either = (masks | masks.roll(shift, 1))[:, :, None]
+        change = ((images - images.roll(shift, 1)).abs() * either).sum((2, 3, 4)) / either.sum((2, 3, 4)) / 3
+        least, which = change.amin(1).min(0)
+        assert least > 3, f"{families.NAMES[which]} looks the same after {90 * shift} degrees"
+
+
+@pytest.mark.slow
+def test_colour_and_size_do_not_give_the_category_away(tmp_path):
+    train, new = (load_images("turntable_families", split, size=4000, root=tmp_path) for split in ("train", "test"))
+    assert told_by_colour(train, new) <= 0.15  # chance is 0.10
+
+
+@pytest.mark.slow
+def test_a_family_whose_colour_leaks_is_seen_by_the_probe_on_colours(tmp_path, monkeypatch):
+    def painted() -> tuple:
+        paint = lambda thing: thing._replace(parts=[part._replace(colour="lime") for part in thing.parts])  # noqa: E731
+        things = families.things()
+        return tuple(paint(thing) if i // families.EACH == 3 else thing for i, thing in enumerate(things))
+
+    monkeypatch.setitem(scene.WORLDS, "families", painted)
+    load_scene.cache_clear()
+    try:
+        train, new = (load_images("turntable_families", split, size=2000, root=tmp_path) for split in ("train", "test"))
+        assert told_by_colour(train, new) > 0.18
+    finally:
+        load_scene.cache_clear()
+
+
+def test_an_object_that_shows_nothing_is_drawn_again_or_refused():
+    flat = ((1e-12, 1e-9),)
+    ball_of = families.Family(lambda r: [ball((0, 0, 1), r, "red")], flat, lambda has, r: [], 0, 0.2)
+    with pytest.raises(ValueError, match="10 draws of speck 0 show nothing"):
+        families.draw_thing("speck", 0, {"speck": ball_of})
+    drawn = []
+
+    def build(r):
+        drawn.append(r)
+        return [ball((0, 0, 1), r, "red")]
+
+    some = ball_of._replace(build=build, ranges=((-0.5, 0.5),))
+    sizes = [families.draw_thing("speck", number, {"speck": some}).parts[0].size[0] for number in range(30)]
+    assert min(sizes) > 0.03
+    assert len(drawn) > 30  # some were drawn again
+    for name, number in (("boat", 0), ("mug", -1)):
+        with pytest.raises(ValueError, match=f"no object {name} {number}"):
+            families.draw_thing(name, number)
+    with pytest.raises(ValueError, match="object must be from 0 to 599"):
+        render(*pose(1, object=600), world="families")
+    with pytest.raises(ValueError, match="no world 'moon'"):
+        render(*pose(1), world="moon")
 
 
 # --- the cache ------------------------------------------------------------------------------------------------------

@@ -96,6 +96,8 @@ def _surface(first: str, second: str, pattern: str) -> list[float]:
 @lru_cache
 def load_scene(device: torch.device, world: str = "turntable") -> Scene:
     """The scene on a device with one of `WORLDS`, made once."""
+    if world not in WORLDS:
+        raise ValueError(f"there is no world {world!r}; choose one of {', '.join(WORLDS)}")
     things = WORLDS[world]()
     fitted = [_fit(thing) for thing in things]
     sessions = list(SESSIONS.values())
