@@ -100,8 +100,10 @@ def run_command(options: argparse.Namespace) -> None:
         print(f"{record.notebook}: {record.status} in {record.seconds:.0f} s; the page is {page}", flush=True)
         records.append(record)
     if options.publish:
-        publish(records)
+        left = publish(records)
         print(f"open {project_root() / 'out' / 'index.html'}; the pictures are in figures/")
+        if left:
+            print(f"but those of {', '.join(left)} are as they were: there is no Chrome or Chromium to draw them")
 
 
 def sweep_command(options: argparse.Namespace) -> None:

@@ -42,6 +42,8 @@ TRAINING, METHOD, AUGMENT = "learn/training.py", "learn/methods/{}.py".format, "
 BATCHES, LEAKS, FIGURES = "test_batches.py::test_", "test_leaks.py::test_", "test_figures.py::test_"
 EQUIVARIANCE, PROBES, KINS = "test_equivariance.py::test_", "test_probes.py::test_", "test_methods.py::test_"
 COMPARE = "test_compare.py::test_"
+COMPASS, TURNED = "analyse/probing/compass.py", "test_compass.py::test_"
+TURNTABLE, DRAWN = "data/turntable/{}.py".format, "test_turntable.py::test_"
 CONDITIONAL, WITHIN = "analyse/probing/conditional.py", "test_conditional.py::test_"
 
 FAULTS = (
@@ -312,6 +314,9 @@ FAULTS = (
     Fault("h0 is drawn to the mean by what is best for the scored images' start", "analyse/equivariance/battery.py",
           "share = (away * away[:, :1]).sum((0, 2))", "share = (away * away).sum((0, 2))",
           f"{EQUIVARIANCE}what_the_map_knows_beyond_the_mean"),
+    Fault("noise is re-encoded", "analyse/equivariance/battery.py",
+          "levels == 2 and by_map and found.r2_beyond.low > 0", "levels == 2 and by_map and found.r2_gain.low > 0",
+          f"{EQUIVARIANCE}noise_alone_is_not_called_re_encoded"),
     Fault("two fitted images for three dimensions are enough", "analyse/equivariance/battery.py",
           "FITTED = 1.5", "FITTED = 0.67",
           f"{EQUIVARIANCE}the_lines_of_the_verdict_are_where_the_docstring_says"),
@@ -444,6 +449,43 @@ FAULTS = (
     Fault("half of an interval is the whole", "present/verdicts.py",
           "{(high - low) / 2:.2f}", "{high - low:.2f}",
           f"{FIGURES}decodability_writes_half_of_the_interval_over_seeds"),
+    # --- each object's compass, and the families
+    Fault("other places are the same places", CONDITIONAL,
+          'fit_unseen(train, test, "object", "session", **options).scores', "guessed.scores",
+          f"{WITHIN}object_by_object_it_says_what_each_probe_says"),
+    Fault("circles have no middle of their own", COMPASS,
+          "    means = _means(x, own, count)\n", "    means = 0 * _means(x, own, count)\n",
+          f"{TURNED}a_front_of_its_own_is_found_and_one_map_is_at_chance"),
+    Fault("turns are not taken back", COMPASS, "self.weight * self.turns[own].conj()", "self.weight",
+          f"{TURNED}a_front_of_its_own_is_found_and_one_map_is_at_chance"),
+    Fault("a mirrored object is read the plain way", COMPASS,
+          "torch.where(self.mirrored[own], found.conj(), found)", "found",
+          f"{TURNED}mirrored_objects_need_to_be_asked_for"),
+    Fault("a new object's turn is not taken from its views", COMPASS,
+          "guess = read * _phase(sums)[own].conj()", "guess = read",
+          f"{TURNED}a_new_object_costs_one_view_where_a_turn_is_all_that_it_has"),
+    Fault("what is labelled is tested", COMPASS,
+          "guess[rows] = x[rows].to(known.dtype) @ weight[k, :, 0]\n"
+          "        total += _mean_error(guess, azimuth, own, ~told",
+          "guess[rows] = x[rows].to(known.dtype) @ weight[k, :, 0]\n"
+          "        total += _mean_error(guess, azimuth, own, told",
+          f"{TURNED}without_an_azimuth_there_is_nothing_to_turn"),
+    Fault("an object may be new and known", COMPASS, "    if both:\n", "    if False:\n",
+          f"{TURNED}what_cannot_be_asked_is_refused"),
+    Fault("the table of the families takes known objects for new", "analyse/probing/families.py",
+          "    if both:\n", "    if False:\n", f"{TURNED}the_table_of_the_families_says_what_each_probe_says"),
+    Fault("new objects are trained on", TURNTABLE("__init__"),
+          "% families.EACH >= families.TRAINING", "% families.EACH >= 0",
+          f"{DRAWN}no_object_is_on_both_sides_and_both_have_every_category"),
+    Fault("new places are known ones", TURNTABLE("__init__"),
+          '"families", False, (9, 11))', '"families", False, (0, 2))',
+          f"{DRAWN}no_object_is_on_both_sides_and_both_have_every_category"),
+    Fault("an object's shadow tells its category", TURNTABLE("families"), "float(size), SHADOW)", "float(size))",
+          f"{DRAWN}colour_and_size_do_not_give_the_category_away"),
+    Fault("what shows nothing is an object", TURNTABLE("families"), "if _can_be_seen(parts):", "if True:",
+          f"{DRAWN}an_object_that_shows_nothing_is_drawn_again_or_refused"),
+    Fault("objects are drawn by another seed", TURNTABLE("families"), "SEED, TRIES = 7, 10", "SEED, TRIES = 8, 10",
+          f"{DRAWN}a_drawn_object_is_the_same_on_every_machine_and_each_is_another"),
 )  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from torchvision.transforms import functional as tv
 from ciperlib.config import IMAGE_STEPS
 from ciperlib.data.imageset import ImageSet
 from ciperlib.learn.augment import Augmentation, View, augmentation, positives
+from ciperlib.learn.methods.targets import pair_targets
 
 ALL = ("pose", "session", *IMAGE_STEPS)  # steps that ship
 PAPER_COLUMNS = ("crop_x", "crop_y", "crop_height", "crop_width", "flip")
@@ -394,6 +395,24 @@ def test_partners(steps):
             assert named["distance"] == pytest.approx(change["distance"], abs=1e-6)
         if "session" in steps:
             assert named["session"] == world.factors["session"][view.source[row]]
+
+
+def test_a_turn_can_be_said_in_degrees_and_wraps():
+    world = make_world()
+    plain, said = Augmentation(("pose",)), Augmentation(("pose",), azimuth_as="degrees")
+    index = torch.arange(len(world)).repeat(20)
+    turn, degrees = (augmentation(world, index, seeded()) for augmentation in (plain, said))
+    assert torch.equal(turn.source, degrees.source)
+    assert [spec.name for spec in said.specs] == ["azimuth_degrees", "elevation", "distance"]
+    angle = torch.atan2(turn.parameters[:, 0], turn.parameters[:, 1]).rad2deg()
+    found = degrees.parameters[:, 0]
+    assert found.min() >= -180
+    assert found.max() < 180
+    gap = (found - angle + 180) % 360 - 180
+    assert gap.abs().max() < 1e-3
+    torch.testing.assert_close(degrees.parameters[:, 1:], turn.parameters[:, 2:])
+    difference = pair_targets(said.specs, degrees.parameters[:10], degrees.parameters[10:20])["pose"]
+    assert difference[:, 0].abs().max() <= 180
 
 
 def test_pose_then_image_steps_change_the_partner():

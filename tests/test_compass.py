@@ -11,8 +11,9 @@ import torch
 from ciperlib.analyse.features import Features
 from ciperlib.analyse.probing.checks import ProbeError
 from ciperlib.analyse.probing.compass import compass_cost, fit_teams, fit_turned
-from ciperlib.analyse.probing.conditional import fit_within
-from ciperlib.analyse.probing.probes import fit_regression_probe
+from ciperlib.analyse.probing.conditional import degrees_off, fit_within
+from ciperlib.analyse.probing.families import NEW, PLACES, SEEN, probe_families
+from ciperlib.analyse.probing.probes import fit_linear_probe, fit_regression_probe
 from ciperlib.analyse.statistics import circular_error
 
 OBJECTS, VIEWS, D = 24, 40, 48
@@ -32,7 +33,8 @@ def code(turn: float, *, noise=0.05, mirrored=0.0, objects=range(OBJECTS), views
     h = circle * torch.stack([angle.cos(), angle.sin()], 1) @ matrix + offsets[object]
     h = h + noise * torch.randn(h.shape, generator=generator)
     ids = torch.arange(len(object)) + 10_000 * seed
-    return Features(h, {"object": object, "azimuth": azimuth}, ids, ids.clone(), {"object": tuple(map(str, range(200)))})
+    labels = {"object": tuple(map(str, range(200)))}
+    return Features(h, {"object": object, "azimuth": azimuth}, ids, ids.clone(), labels)
 
 
 def degrees(result, test: Features) -> float:
@@ -123,3 +125,36 @@ def test_what_cannot_be_asked_is_refused():
 def test_a_single_view_of_each_object_does_not_break_it():
     train, test = code(1.0, views=1), code(1.0, views=1, seed=1)
     assert math.isfinite(degrees(fit_turned(train, test, resamples=0), test))
+
+
+def test_the_table_of_the_families_says_what_each_probe_says():
+    def parted(features: Features) -> Features:
+        n, generator = len(features), torch.Generator().manual_seed(int(features.ids[0]))
+        factors = {
+            "category": features.factors["object"] % 3,
+            "session": torch.randint(0, 2, (n,), generator=generator),
+        }
+        factors |= {name: torch.rand(n, generator=generator) for name in ("elevation", "distance")}
+        return replace(features, factors={**features.factors, **factors}, encoder_fingerprint="made")
+
+    train, seen = (
+        parted(code(1.0, objects=range(120), views=20)),
+        parted(code(1.0, objects=range(120), views=5, seed=1)),
+    )
+    new, places = (
+        parted(code(1.0, objects=some, views=12, seed=s)) for some, s in ((range(120, 140), 2), (range(120), 3))
+    )
+    found = probe_families(train, seen, new, places)
+    by = found.set_index(["factor", "how", "of"])["value"]
+    turned = degrees_off(fit_turned(train, seen, resamples=0), seen)
+    assert by["azimuth", "turn", SEEN] == pytest.approx(float(turned.mean()), abs=1e-6)
+    assert by["azimuth", "turn", SEEN] < 20 < 60 < by["azimuth", "all", SEEN]
+    assert by["azimuth", "1 views, one turn", NEW] < by["azimuth", "1 views, own map", NEW]
+    for of, part in ((NEW, new), (PLACES, places)):
+        told = fit_linear_probe(train, part, "category", resamples=0).value
+        assert by["category", "all", of] == pytest.approx(told)
+    assert by["category", "all", SEEN] > by["category", "all", NEW]
+    rows = found.set_index(["factor", "how", "of"])
+    assert rows.loc[("category", "all", NEW)].dropna().shape[0] == 1 + 20
+    with pytest.raises(ProbeError, match=r"object 0 is in the training part, too: it is not new \(120 are\)"):
+        probe_families(train, seen, seen, places)

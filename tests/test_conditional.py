@@ -201,14 +201,24 @@ def test_what_cannot_be_asked_is_refused(break_it, said):
 
 def test_object_by_object_it_says_what_each_probe_says():
     train, test = made("own", n=2400)
+    for seed, part in enumerate((train, test)):
+        place = torch.randint(0, 5, (len(part),), generator=torch.Generator().manual_seed(seed))
+        # in the last place an object looks like the next one: only who has met it there can tell
+        mixing = torch.randn(OBJECTS + 2, D, generator=torch.Generator().manual_seed(3))
+        object = part.factors["object"]
+        part.matrix.add_(mixing[(object + (place == 4)) % OBJECTS] - mixing[object])
+        part.factors["session"] = place
     found = probe_by_object(train, test)
-    assert found.shape == (12, 3 + OBJECTS)
+    assert found.shape == (13, 3 + OBJECTS)
     means = found.set_index(["factor", "how"])["value"]
     for how, ask in (("object", fit_within), ("guessed object", fit_two_stage)):
         assert means["azimuth", how] == pytest.approx(degrees(ask(train, test, "azimuth", "object")), abs=1e-6)
     assert means["azimuth", "all"] > 60 > 3 > means["azimuth", "object"]
     assert means["azimuth", "object dealt out"] > 60
     assert means["azimuth", "other objects"] > 60
+    places = fit_unseen(train, test, "object", "session", resamples=0).value
+    assert means["object", "other places"] == pytest.approx(places, abs=0.01)
+    assert places == pytest.approx(0.8, abs=0.05)
     assert means["object", "1 label"] <= means["object", "5 labels"] + 0.02
     one = found[found["how"] == "object"][3].item()
     own = [part.subset(part.factors["object"] == 3) for part in (train, test)]

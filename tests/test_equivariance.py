@@ -24,7 +24,7 @@ from ciperlib.analyse.equivariance.battery import (
 from ciperlib.analyse.equivariance.sensitivity import SensitivityError, local_sensitivity
 from ciperlib.analyse.features import Features, FeaturesError, split_features
 from ciperlib.analyse.layout.metrics import alignment, debiased_cka, rankme, uniformity
-from ciperlib.analyse.synthetic import KINDS, make_orbits
+from ciperlib.analyse.synthetic import KINDS, ORBITS, make_orbits
 from ciperlib.data import load_images
 from ciperlib.learn.augment.transformations import make_transformation
 
@@ -42,7 +42,7 @@ def as_features(block):
 
 
 @pytest.mark.parametrize("m", [2, LEVELS])
-@pytest.mark.parametrize(("kind", "verdict"), KINDS.items())
+@pytest.mark.parametrize(("kind", "verdict"), ORBITS.items())
 def test_made_encoders_get_the_verdict_that_is_known(kind, verdict, m):
     found = measure_equivariance(made(kind, m=m))
     assert found.verdict == verdict
@@ -50,7 +50,7 @@ def test_made_encoders_get_the_verdict_that_is_known(kind, verdict, m):
     assert found.n == 300
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ORBITS)
 def test_few_images_are_unresolved(kind):
     assert measure_equivariance(made(kind, n=40, noise=0.3)).verdict == "unresolved"
 
@@ -145,6 +145,14 @@ def test_a_verdict_needs_half_of_the_images(monkeypatch):
     found = measure_equivariance(make_orbits("additive", 200))
     assert (found.verdict, asked[0]) == ("unresolved", 100)
     assert found.reason == "invariant with 200 images, with 100 of them not: otherwise"
+
+
+def test_noise_alone_is_not_called_re_encoded():
+    """Of two levels a noisy h is best predicted by h drawn to its mean: that is more than the identity, and no map."""
+    found = measure_equivariance(make_orbits("invariant", 2000, m=2, d=64, noise=0.5))
+    assert found.r2.low > 0.5
+    assert found.r2_gain.low > 0
+    assert found.verdict == "unresolved"
 
 
 def test_what_the_map_knows_beyond_the_mean():
@@ -266,7 +274,9 @@ NONE, LITTLE = (0.02, -0.02, 0.09), (0.05, -0.02, 0.12)
         ({"known": NONE, "r2": (0.4, 0.3, 0.49)}, "lost"),
         ({"known": NONE, "fitted": 149}, "unresolved"),  # three images for two dimensions
         ({"known": NONE, "fitted": 150}, "lost"),
-        ({"known": NONE, "levels": 2, "r2": (0.6, 0.51, 0.7)}, "re-encoded"),  # of two levels the map is enough
+        # of two levels the map is enough, if it knows more than that h is drawn to its mean
+        ({"known": NONE, "levels": 2, "r2": (0.6, 0.51, 0.7), "r2_beyond": (0.02, 0.01, 0.03)}, "re-encoded"),
+        ({"known": NONE, "levels": 2, "r2": (0.6, 0.51, 0.7), "r2_beyond": (0.0, -0.01, 0.01)}, "unresolved"),
         ({"known": NONE, "levels": 2, "r2": (0.6, 0.49, 0.7)}, "unresolved"),
         ({"known": NONE, "levels": 2, "r2_beyond": (0.2, 0.11, 0.3)}, "re-encoded"),
         ({"known": NONE, "levels": 2, "r2_beyond": (0.1, 0.05, 0.15)}, "unresolved"),
@@ -389,5 +399,5 @@ def test_parts_of_the_turntable_s_range():
 
 
 def test_made_orbits_are_of_known_kinds_alone():
-    with pytest.raises(ValueError, match="invariant, additive, turned, destroyed"):
+    with pytest.raises(ValueError, match="invariant, additive, turned, destroyed, affine"):
         make_orbits("moved")

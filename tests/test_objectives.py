@@ -66,6 +66,21 @@ def test_the_terms_are_the_losses_of_the_heads_written_out():
     torch.testing.assert_close(terms["predictive"], error.square().mean())
 
 
+def test_the_predictor_may_see_both_representations_instead_of_their_difference():
+    objective, batch = make(augmentations=("pose",), options="predicts_from=concatenation, azimuth_as=degrees")
+    head = objective.predictive
+    h0, h = objective.represent_all(batch)
+    target = losses.standardise(torch.cat([view.parameters for view in batch.views]))
+    predicted = torch.cat([head.predictor(torch.cat((h0, hv), 1)) for hv in h])
+    assert predicted.shape[1] == 3  # degrees, elevation, distance
+    found = head(h0, h, [view.parameters for view in batch.views])
+    torch.testing.assert_close(found, losses.parameter_loss(predicted, target))
+    plain = make(augmentations=("pose",))[0].predictive
+    assert head.predictor[0].in_features == 2 * plain.predictor[0].in_features
+    with pytest.raises(ConfigError, match="predicts_from"):
+        Config(options="predicts_from=sum")
+
+
 def test_the_jitter_order_is_recorded_but_not_predicted():
     objective, batch = make()
     assert batch.views[0].parameters.shape[1] == 11

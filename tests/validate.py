@@ -1,29 +1,33 @@
-"""`make validate`: does explaining-away find what is known, asked as the notebooks ask it?
+"""`make validate`: do explaining-away and the battery find what is known, asked as the notebooks ask it?
 
-    python tests/validate.py [--seeds 0:20] [--worlds NAME,NAME] [--p 0]
+    python tests/validate.py [--seeds 0:20] [--worlds NAME,NAME] [--p 0] [--battery 0]
 
 Ten worlds seen in 128 dimensions, five of which no linear map can express; each seed is a draw of its own, of 10,000
 images at 4 levels. A draw takes one to three minutes and is kept in data/sweeps/worlds.csv as it is made; what is there
-is not made again, and two commands with other seeds may run side by side. Then figures/validation.json is written from
-all draws. `make test` runs a thin slice.
+is not made again, and two commands with other seeds may run side by side. The battery is asked of planted codes, of
+two and four levels, with more and more noise. Then figures/validation.json is written from all draws. `make test`
+runs a thin slice.
 """
 
 from __future__ import annotations
 
 import argparse
 import fcntl
+import itertools
 import json
 import time
 
 import pandas as pd
 import torch
 
+from ciperlib.analyse.equivariance.battery import measure_equivariance
 from ciperlib.analyse.information.explaining_away import explaining_away
-from ciperlib.analyse.synthetic import CLASS, LINEAR, World, lift, make_world
+from ciperlib.analyse.synthetic import CLASS, LINEAR, ORBITS, World, lift, make_orbits, make_world
 from ciperlib.files import project_root, write_atomically
 from ciperlib.learn.devices import environment
 
 IMAGES, DIMENSIONS, NULLS = 10_000, 128, 19  # as in notebook 05
+CODES = 2000  # images of a planted code, as in notebook 08
 WORLDS: dict[str, tuple[str, dict[str, float]]] = {  # 10 classes, 4 levels
     "modular": ("modular", {}), "faint": ("modular", {"noise": 0.5}), "modular_plain": ("modular_plain", {}),
     "copy": ("copy", {}), "noise": ("noise", {}), "cells": ("cells", {}), "warped": ("warped", {}),
@@ -83,6 +87,20 @@ def p_values(repeats: int, images: int = 1000) -> dict:
     return {"repeats": repeats, "images": images, "at_most_0.05": hits}
 
 
+def battery(draws: int, images: int = CODES, d: int = DIMENSIONS) -> list[dict]:
+    """Verdicts on codes of which it is known what the transformation does: a row for each kind, number of levels and
+    noise (against 1 between images). With much noise an invariant code moves, and is nothing for sure."""
+    rows = []
+    for kind, levels, noise in itertools.product(ORBITS, (2, 4), (0.05, 0.5, 1.0)):
+        codes = (make_orbits(kind, images, m=levels, d=d, noise=noise, seed=seed) for seed in range(draws))
+        said = [measure_equivariance(code, seed=seed).verdict for seed, code in enumerate(codes)]
+        right = ORBITS[kind] if kind != "invariant" or noise < 0.1 else "unresolved"
+        counts = {"right": said.count(right), "undecided": said.count("unresolved") * (right != "unresolved")}
+        wrong = draws - sum(counts.values())
+        rows.append({"kind": kind, "levels": levels, "noise": noise, "draws": draws, **counts, "wrong": wrong})
+    return rows
+
+
 def keep(row: dict) -> None:
     """Adds a draw to the file, whoever else writes to it."""
     with DRAWS.open("a", encoding="utf-8") as file:
@@ -99,6 +117,7 @@ def main() -> None:
     parser.add_argument("--seeds", default="0:20", help="START:STOP")
     parser.add_argument("--worlds", default=",".join(WORLDS), help="divided by commas")
     parser.add_argument("--p", type=int, default=0, help="worlds of which the p-value is asked; 0: as it was found")
+    parser.add_argument("--battery", type=int, default=0, help="draws of each planted code; 0: as it was found")
     options = parser.parse_args()
     done = set(zip(*(kept()[column] for column in ("world", "seed"))))
     for seed in range(*map(int, options.seeds.split(":"))):
@@ -114,7 +133,8 @@ def main() -> None:
     old = json.loads(SUMMARY.read_text()) if SUMMARY.exists() else {}
     chance = p_values(options.p) if options.p else old.get("p_values")
     rows = json.loads(summary(kept()).to_json(orient="records"))
-    content = {"environment": environment(torch.device("cpu")), "rows": rows, "p_values": chance}
+    codes = battery(options.battery) if options.battery else old.get("battery")
+    content = {"environment": environment(torch.device("cpu")), "rows": rows, "p_values": chance, "battery": codes}
     write_atomically(SUMMARY, json.dumps(content, indent=2) + "\n")
 
 

@@ -206,10 +206,11 @@ def six_and_nine(digits: ImageSet, *, nine_is_turned_six: bool) -> World | Featu
 def make_orbits(
     kind: str, images: int = 1000, *, m: int = 4, d: int = 8, noise: float = 0.05, seed: int = 0
 ) -> Features:
-    """Orbits of which it is known what the transformation does to them: one of `KINDS`.
+    """Orbits of which it is known what the transformation does to them: one of `ORBITS`.
 
     - invariant: nothing. additive: each level adds its own vector. turned: each level turns h further, by one random
-      orthogonal map. destroyed: another h, that has nothing to do with the first.
+      orthogonal map. affine: each level has a map of its own, which also stretches, and a shift. destroyed: another h,
+      that has nothing to do with the first.
 
     Args:
         m: levels. d: dimensions. noise: spread of what is added to every number, against 1 between images.
@@ -217,8 +218,8 @@ def make_orbits(
     Raises:
         ValueError: another kind.
     """
-    if kind not in KINDS:
-        raise ValueError(f"there are no {kind!r} orbits; choose one of {', '.join(KINDS)}")
+    if kind not in ORBITS:
+        raise ValueError(f"there are no {kind!r} orbits; choose one of {', '.join(ORBITS)}")
     generator = torch.Generator().manual_seed(seed)
     draw = partial(torch.randn, generator=generator, dtype=torch.float64)
     h = draw(images, d)
@@ -230,6 +231,9 @@ def make_orbits(
     elif kind == "turned":
         turn = torch.linalg.qr(draw(d, d))[0]
         block = torch.stack([h @ torch.linalg.matrix_power(turn, level).T for level in range(m)], 1)
+    elif kind == "affine":
+        maps, shift = torch.eye(d, dtype=h.dtype) + draw(m - 1, d, d) / (2 * d**0.5), draw(m - 1, 1, d)
+        block = torch.cat([h[:, None], (h @ maps.mT + shift).transpose(0, 1)], 1)
     else:
         block = draw(images, m, d)
     level = torch.arange(m).repeat(images)
@@ -237,6 +241,7 @@ def make_orbits(
 
 
 KINDS = {"invariant": "invariant", "additive": "re-encoded", "turned": "re-encoded", "destroyed": "lost"}  # verdicts
+ORBITS = {**KINDS, "affine": "re-encoded"}  # all that can be made
 LINEAR: dict[str, Callable[..., World]] = {
     "xor": xor, "modular": modular, "modular_plain": modular_plain, "mixture": mixture, "copy": copy, "noise": noise,
 }  # fmt: skip

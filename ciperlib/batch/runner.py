@@ -135,17 +135,19 @@ def page_of(notebook: str | Path, values: Mapping[str, Any], profile: str) -> st
     return f"{folder_name(notebook, {**profile_parameters(profile, notebook.stem), **values})}/{notebook.stem}.html"
 
 
-def publish(records: list[Record], figures: Path | None = None) -> None:
+def publish(records: list[Record], figures: Path | None = None) -> list[str]:
     """Copies pictures and numbers of finished runs to figures/, and writes the gallery there and out/index.html.
 
-    Without pictures (no browser drew any) figures/ is left as it is.
+    Returns:
+        The notebooks of which figures/ is left as it is, because no browser drew pictures.
     """
-    figures = figures or project_root() / "figures"
+    figures, left = figures or project_root() / "figures", []
     for record in records:
         stem, folder = Path(record.notebook).stem, Path(record.folder)
         captions = _read(folder / "captions.json")
         pictures = [path for name in captions if (path := folder / "figures" / f"{name}.png").exists()]
         if not pictures:
+            left.append(record.notebook)
             continue
         for picture in pictures:
             write_atomically(figures / f"{stem}_{picture.name}", picture.read_bytes())
@@ -154,6 +156,7 @@ def publish(records: list[Record], figures: Path | None = None) -> None:
     if figures.is_dir():
         write_atomically(figures / "README.md", _gallery(figures))
     write_atomically(project_root() / "out" / INDEX, _index(records))
+    return left
 
 
 def _gallery(figures: Path) -> str:

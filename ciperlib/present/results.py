@@ -107,6 +107,7 @@ def objects(read: Read) -> str:
         ("azimuth", "all"): "azimuth by one map for all", ("azimuth", "category"): "a map for each category",
         ("azimuth", "object"): "for each object", ("azimuth", "guessed object"): "for the guessed object",
         ("category", "other objects"): "category of other objects", ("object", "1 label"): "objects from one label",
+        ("object", "other places"): "objects in other places",
     }  # fmt: skip
     means = found.groupby(["encoder", "factor", "how"])["value"].mean()
     rows = []
@@ -236,6 +237,19 @@ def validation(read: Read) -> str:
         holds = f"{part['holds']} of {part['answered']}" if part["answered"] else "-"
         rows.append([name, answered, holds, width, right])
     return as_markdown_table(["world", "answers", "truth inside", "median width", "verdict right, wrong"], rows)
+
+
+@table
+def battery(read: Read) -> str:
+    """The battery, asked of planted codes, by `make validate`."""
+    found = json.loads(read("figures/validation.json"))["battery"]
+    called = {"invariant": "nothing is done", "additive": "a shift", "turned": "an orthogonal map",
+              "affine": "an affine map", "destroyed": "another h, at random"}  # fmt: skip
+    rows = []
+    for row in found:
+        what = f"{called[row['kind']]}, {row['levels']} levels, noise {row['noise']:g}"
+        rows.append([what, f"{row['right']} of {row['draws']}", row["wrong"], row["undecided"]])
+    return as_markdown_table(["what is done to h", "right", "wrong", "undecided"], rows)
 
 
 @table

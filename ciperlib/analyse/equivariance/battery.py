@@ -143,7 +143,7 @@ class Equivariance:
         return one_row_table({"transformation": self.transformation, "verdict": verdict, **cells})
 
 
-@recipe(2)
+@recipe(3)
 def evaluate_equivariance(
     encoder: nn.Module, images: ImageSet | Sequence[ImageSet], transformation: Transformation, *,
     part: slice = slice(None), seed: int = 0, resamples: int = 500, **options: Any,
@@ -186,7 +186,7 @@ def take(orbits: Features, part: slice) -> Features:
     return replace(orbits, matrix=matrix.contiguous())
 
 
-@recipe(2)
+@recipe(3)
 def measure_equivariance(
     orbits: Features, transformation: str = "", *, seed: int = 0, resamples: int = 500
 ) -> Equivariance:
@@ -271,9 +271,9 @@ def verdict_of(found: Equivariance) -> tuple[str, str]:
     """The verdict and its reason, from the ends of the intervals that make it hardest.
 
     - invariant: the invariance error is below a tenth of the distance between images.
-    - re-encoded: it is above; some probe knows more than a tenth of what there is to know of the level (of two levels,
-      where only h1 alone is read, it is enough that the map predicts half of h, or a tenth more than h0 drawn to the
-      mean does); and the level's map predicts more than the identity does.
+    - re-encoded: it is above; some probe knows more than a tenth of what there is to know of the level, and the level's
+      map predicts more than the identity does. (Of two levels, where only h1 alone is read, it is enough that the map
+      predicts half of h, and more than h0 drawn to the mean does, or a tenth more than that.)
     - lost: it is above; the maps predict less than half of h, and not a tenth more than h0 drawn to the mean, fitted on
       images enough; and no probe knows a tenth. Or the images become alike: less than a tenth of the variance between
       them is left at the other levels.
@@ -294,8 +294,8 @@ def verdict_of(found: Equivariance) -> tuple[str, str]:
     if low > DECODABLE and found.r2_gain.low > 0:
         return "re-encoded", f"{low:.0%} of the level is told at least, and the map predicts more than the identity"
     by_map = found.r2.low > KEPT or found.r2_beyond.low > DECODABLE
-    if found.levels == 2 and by_map and found.r2_gain.low > 0:
-        return "re-encoded", f"the map predicts {found.r2.low:.2f} of h at least, and more than the identity"
+    if found.levels == 2 and by_map and found.r2_beyond.low > 0:
+        return "re-encoded", f"the map predicts {found.r2.low:.2f} of h at least, and more than h drawn to its mean"
     if high < DECODABLE and found.r2.high < KEPT and found.r2_beyond.high < DECODABLE:
         if found.fitted >= FITTED * found.d:
             return "lost", f"at most {high:.0%} of the level is told, and at most {found.r2.high:.2f} of h predicted"

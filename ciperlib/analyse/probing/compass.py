@@ -1,8 +1,8 @@
 """Each object's compass: is its azimuth written in h as another object's is, but for a turn?
 
-A direction is a complex number here: an azimuth a is exp(ia), and a turn is a factor. Relative pose, which is what CIPER
-is asked for, says nothing of where an object's front is: one map for all objects may read every azimuth but for a turn
-that each object has of its own (`fit_turned`). How many labelled views does a new object's compass cost then
+A direction is a complex number here: an azimuth a is exp(ia), and a turn is a factor. Relative pose, which is what
+CIPER is asked for, says nothing of where an object's front is: one map for all objects may read every azimuth but for a
+turn that each object has of its own (`fit_turned`). How many labelled views does a new object's compass cost then
 (`compass_cost`), and how many objects can one map serve (`fit_teams`)?
 """
 
@@ -88,8 +88,9 @@ def fit_turned(
 @single_where_small
 @recipe(1)
 def compass_cost(
-    train: Features, new: Features, group: str = "object", *, counts: Sequence[int] = VIEWS, draws: int = 5, seed: int = 0
-) -> pd.DataFrame:
+    train: Features, new: Features, group: str = "object", *, counts: Sequence[int] = VIEWS, draws: int = 5,
+    seed: int = 0,
+) -> pd.DataFrame:  # fmt: skip
     """How many labelled views does the compass of a new object cost?
 
     "one turn": the map of `fit_turned` on the known objects, and of the new one only its turn, from the labelled views

@@ -253,7 +253,7 @@ def probe_by_object(train: Features, test: Features, *, seed: int = 0) -> pd.Dat
         "object dealt out": fit_within(*dealt, "azimuth", "object", **options),
         "other objects": fit_unseen(train, test, "azimuth", "object", **options),
     }
-    found = {("azimuth", how): _degrees_off(result, test) for how, result in azimuth.items()}
+    found = {("azimuth", how): degrees_off(result, test) for how, result in azimuth.items()}
     found["category", "all"] = fit_linear_probe(train, test, "category", **options).scores
     found["category", "other objects"] = fit_unseen(train, test, "category", "object", **options).scores
     scores: list[Tensor] = []
@@ -277,7 +277,7 @@ def probe_by_object(train: Features, test: Features, *, seed: int = 0) -> pd.Dat
     return pd.DataFrame(rows)
 
 
-def _degrees_off(result: ProbeResult, test: Features) -> Tensor:
+def degrees_off(result: ProbeResult, test: Features) -> Tensor:
     """By how many degrees each image's azimuth was missed, [n]."""
     sine, cosine = result.prediction.unbind(1)
     return circular_error(torch.atan2(sine, cosine), test.factors["azimuth"].double()).rad2deg()

@@ -1,8 +1,8 @@
 """Families: a category as a distribution of shapes, proportions, parts and colours, from which objects are drawn.
 
-The fifty objects of the catalogue are five of a category, made by hand: of five nobody can tell what a category is. Here
-an object is a category and a number, and its number is its seed. All categories draw their colours and their shine from
-one distribution, and show about as much of themselves: neither tells the category.
+The fifty objects of the catalogue are five of a category, made by hand: of five nobody can tell what a category is.
+Here an object is a category and a number, and its number is its seed. All categories draw their colours and their shine
+from one distribution, show about as much of themselves, and throw one shadow: none of it tells the category.
 """
 
 from __future__ import annotations
@@ -162,14 +162,19 @@ FAMILIES: dict[str, Family] = {
     ),
     "car": Family(
         catalogue.car,
-        ((0.6, 0.92), (0.32, 0.42), (0.2, 0.32), (0.16, 0.36), (-0.6, -0.1), (0.2, 0.45), (0.14, 0.2)), some_car, 2, 0.192,
+        ((0.6, 0.92), (0.32, 0.42), (0.2, 0.32), (0.16, 0.36), (-0.6, -0.1), (0.2, 0.45), (0.14, 0.2)),
+        some_car, 2, 0.192,
     ),
     "plane": Family(
         catalogue.plane, ((0.55, 0.82), (0.12, 0.22), (0.6, 0.95), (0.13, 0.22), (0, 0.6)), some_plane, 3, 0.221
     ),
-    "hammer": Family(catalogue.hammer, ((0.65, 0.95), (0.07, 0.11), (0.34, 0.54), (0.11, 0.2)), some_hammer, 3, 0.27),
+    "hammer": Family(
+        catalogue.hammer, ((0.65, 0.95), (0.07, 0.11), (0.34, 0.54), (0.11, 0.2)), some_hammer, 3, 0.27
+    ),
     "bottle": Family(catalogue.bottle, ((0.22, 0.38), (0.45, 0.9), (0.18, 0.42)), some_bottle, 3, 0.214),
-    "dog": Family(catalogue.dog, ((0.32, 0.58), (0.16, 0.27), (0.18, 0.46), (0.18, 0.28), (0.1, 0.3)), some_dog, 2, 0.26),
+    "dog": Family(
+        catalogue.dog, ((0.32, 0.58), (0.16, 0.27), (0.18, 0.46), (0.18, 0.28), (0.1, 0.3)), some_dog, 2, 0.26
+    ),
     "teapot": Family(catalogue.teapot, ((0.36, 0.52), (0.6, 1.2), (0.28, 0.42), (0.22, 0.36)), some_teapot, 2, 0.22),
 }  # fmt: skip
 NAMES = tuple(f"{name} {number + 1}" for name in FAMILIES for number in range(EACH))
@@ -198,7 +203,7 @@ def draw_thing(category: str, number: int, families: dict[str, Family] = FAMILIE
         gloss, size = (low + rng.random() * (high - low) for low, high in (GLOSS, SIZE))
         if _can_be_seen(parts):
             return Thing(parts, float(gloss), family.radius * float(size), SHADOW)
-    raise ValueError(f"{TRIES} draws of {category} {number} show nothing: its proportions {family.ranges} are too small")
+    raise ValueError(f"{TRIES} draws of {category} {number} show nothing: its ranges {family.ranges} are too small")
 
 
 def _can_be_seen(parts: list[Part]) -> bool:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from ciperlib.learn.methods.base import Batch, Losses, Objective
 from ciperlib.learn.methods.heads import ContrastiveHead, PredictiveHead
-from ciperlib.registry import CONTRAST, PREDICTION, methods
+from ciperlib.registry import CONTRAST, PREDICTION, Option, methods
+
+SEEN = ("difference", "concatenation")  # h0 - h1, as the paper says, or [h0, h1]
 
 
 @methods.register(
-    "ciper", label="CIPER", colour="#D55E00", reads=CONTRAST + PREDICTION, alpha=1.0, at_zero="simclr", place=10
-)
+    "ciper", label="CIPER", colour="#D55E00", reads=CONTRAST + PREDICTION, alpha=1.0, at_zero="simclr", place=10,
+    options={"predicts_from": Option("difference", "what the predictor sees of two images", among=SEEN)},
+)  # fmt: skip
 class CIPER(Objective):
     """Both at once: contrastive + alpha * predictive (paper, Eq. 2)."""
 
@@ -17,7 +20,8 @@ class CIPER(Objective):
 
     def build_heads(self, inputs, config, specs):
         self.contrastive = ContrastiveHead(inputs, config)
-        self.predictive = PredictiveHead(inputs, config, specs)
+        both = config.option("predicts_from") == "concatenation"
+        self.predictive = PredictiveHead(inputs, config, specs, concatenated=both)
 
     def forward(self, batch: Batch) -> Losses:
         h0, h = self.represent_all(batch)

@@ -34,22 +34,25 @@ class ContrastiveHead(nn.Module):
 class PredictiveHead(nn.Module):
     """The predictor and its loss: asks for h in which one can read what was done to the image.
 
-    Quantities and flags are predicted from h0 - h1 by least squares (paper, section 3.2); a category, such as the
-    session, from [h0, h1] by cross-entropy, because a difference loses it whenever both images share it.
+    Quantities and flags are predicted from h0 - h1 by least squares (paper, section 3.2), or from
+    [h0, h1] if `concatenated`; a category, such as the session, from [h0, h1] by cross-entropy, because a difference
+    loses it whenever both images share it.
     """
 
-    def __init__(self, inputs: int, config: Config, specs: Sequence[ParameterSpec]):
+    def __init__(self, inputs: int, config: Config, specs: Sequence[ParameterSpec], concatenated: bool = False):
         super().__init__()
         predicted = [(i, spec) for i, spec in enumerate(specs) if spec.predicted]
         self.columns = [i for i, spec in predicted if spec.kind != "categorical"]
         self.category_columns = {f"{spec.name}_predictor": i for i, spec in predicted if spec.kind == "categorical"}
         self.fixed = config.standardisation == "fixed"
+        self.concatenated = concatenated
         self.sign = {"plus": 1, "minus": -1}[config.prediction_sign]
         self.register_buffer("parameter_mean", torch.zeros(len(self.columns)))
         self.register_buffer("parameter_std", torch.ones(len(self.columns)))
         if self.columns:
             with seeded(config.seed, "predictor"):
-                self.predictor = make_predictor(inputs, config.predictor_width, len(self.columns))
+                width = (1 + self.concatenated) * inputs
+                self.predictor = make_predictor(width, config.predictor_width, len(self.columns))
         for name, column in self.category_columns.items():
             with seeded(config.seed, name):
                 classes = int(specs[column].high) + 1
@@ -66,7 +69,8 @@ class PredictiveHead(nn.Module):
         target = gather(torch.cat(tuple(parameters)))
         loss = h0.new_zeros((), dtype=torch.float32)
         if self.columns:
-            predicted = gather(self.predictor(torch.cat([h0 - hv for hv in h])))
+            seen = [torch.cat((h0, hv), 1) if self.concatenated else h0 - hv for hv in h]
+            predicted = gather(self.predictor(torch.cat(seen)))
             constants = (self.parameter_mean, self.parameter_std) if self.fixed else ()
             loss = loss + losses.parameter_loss(predicted, losses.standardise(target[:, self.columns], *constants))
         for name, column in self.category_columns.items():
