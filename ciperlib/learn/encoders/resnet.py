@@ -55,9 +55,14 @@ class ResNet(Encoder):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images: Tensor) -> Tensor:
+        return self.up_to(self.stages, images)
+
+    def up_to(self, stage: int, images: Tensor) -> Tensor:
+        """The channels of a stage, each averaged over the image: after the first convolution (0) or a stage, 1 to
+        `stages`, whose means are h."""
         x = self.relu(self.bn1(self.conv1(self.prepare(images))))
-        for stage in range(self.stages):
-            x = getattr(self, f"layer{stage + 1}")(x)
+        for layer in range(stage):
+            x = getattr(self, f"layer{layer + 1}")(x)
         return self.avgpool(x).flatten(1)
 
 
