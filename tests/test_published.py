@@ -9,8 +9,10 @@ import pandas as pd
 import pytest
 import yaml
 
+from ciperlib.analyse.equivariance.battery import measure_equivariance
 from ciperlib.analyse.report import load_report, read_baselines, reported
 from ciperlib.analyse.statistics import over_seeds
+from ciperlib.analyse.synthetic import ORBITS, make_orbits
 from ciperlib.batch.runner import declared_parameters, folder_name
 from ciperlib.batch.sweep import make_tasks
 from ciperlib.config import Config
@@ -567,6 +569,20 @@ def test_the_sentences_of_notebook_05_are_true_of_its_figures():
     assert min(map(float, m["accuracies, lesson: azimuth"].split(", "))) > m["accuracy, best untrained"]
     assert synergy["azimuth"] > max(abs(synergy["jigsaw"]), abs(synergy["rotation"])) + 0.02
     assert level["azimuth"] > 0.7
+
+
+def test_the_battery_s_validation_says_what_its_verdicts_were():
+    rows = json.loads((project_root() / "figures" / "validation.json").read_text())["battery"]
+    assert {(row["kind"], row["levels"], row["noise"]) for row in rows} == set(
+        itertools.product(ORBITS, (2, 4), (0.05, 0.5, 1.0))
+    )
+    assert all(row["draws"] == 20 == row["right"] + row["wrong"] + row["undecided"] for row in rows)
+    assert sum(row["wrong"] for row in rows) <= 0.05 * 20 * len(rows)
+    plain = [row for row in rows if row["noise"] < 1]
+    for kind in ("turned", "affine", "destroyed"):
+        assert sum(row["right"] for row in plain if row["kind"] == kind) >= 0.9 * 80
+    found = measure_equivariance(make_orbits("affine", 2000, m=2, d=128, noise=0.5, seed=3), seed=3)
+    assert found.verdict == ORBITS["affine"]
 
 
 def test_the_estimator_s_validation_is_made_of_its_draws():

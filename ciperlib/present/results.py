@@ -245,11 +245,14 @@ def battery(read: Read) -> str:
     found = json.loads(read("figures/validation.json"))["battery"]
     called = {"invariant": "nothing is done", "additive": "a shift", "turned": "an orthogonal map",
               "affine": "an affine map", "destroyed": "another h, at random"}  # fmt: skip
-    rows = []
+    noises = list(dict.fromkeys(row["noise"] for row in found))
+    cells: dict[tuple[str, int], list[str]] = {}
     for row in found:
-        what = f"{called[row['kind']]}, {row['levels']} levels, noise {row['noise']:g}"
-        rows.append([what, f"{row['right']} of {row['draws']}", row["wrong"], row["undecided"]])
-    return as_markdown_table(["what is done to h", "right", "wrong", "undecided"], rows)
+        others = [f"{row[word]} {word}" for word in ("wrong", "undecided") if row[word]]
+        said = f"{row['right']} of {row['draws']}" + (f" ({', '.join(others)})" if others else "")
+        cells.setdefault((row["kind"], row["levels"]), []).append(said)
+    rows = [[f"{called[kind]}, {levels} levels", *said] for (kind, levels), said in cells.items()]
+    return as_markdown_table(["what is done to h", *(f"right, noise {noise:g}" for noise in noises)], rows)
 
 
 @table
