@@ -21,7 +21,7 @@ ELSEWHERE = {  # an encoder that joins the notebook's own, and what is said of i
     "02_linear_probing": ("torchvision/resnet18@{checkpoint}", ("category", "object", "session", "pose")),
     "03_saliency": ("timm/resnet10t", ("accuracy", "map on the object", "occlusion on the object")),
     "04_embeddings": ("{run}", ("kept, PaCMAP", "trustworthiness, PCA", "order in h")),
-    "05_explaining_away": ("torchvision/resnet18", ("value_nats", "forward_mlp_nats", "level_entropy_nats")),
+    "05_explaining_away": ("torchvision/resnet18", ("value_nats", "forward_nats", "level_entropy_nats")),
     "08_equivariance": ("timm/resnet10t", ("invariance_error", "decodable", "r2_gain")),
     "09_splitting_the_representation": ("torchvision/resnet18", ("object", "invariance_error")),
 }

@@ -36,7 +36,7 @@ class Family(NamedTuple):
     radius: float
 
 
-def some_mug(has: Draw, foot, rim, height, reach, body, trim, drink) -> list[Part]:
+def _some_mug(has: Draw, foot, rim, height, reach, body, trim, drink) -> list[Part]:
     middle = (foot + rim) / 2
     saucer, band = [], []
     if has(0.4):
@@ -46,7 +46,7 @@ def some_mug(has: Draw, foot, rim, height, reach, body, trim, drink) -> list[Par
     return saucer + band
 
 
-def some_table(has: Draw, length, depth, height, leg, top, wood, front) -> list[Part]:
+def _some_table(has: Draw, length, depth, height, leg, top, wood, front) -> list[Part]:
     shelf, board, vase = [], [], []
     if has(0.4):
         shelf = [box((0, 0, 0.3 * height), (0.9 * length, 0.85 * depth, 0.03), wood)]
@@ -57,7 +57,7 @@ def some_table(has: Draw, length, depth, height, leg, top, wood, front) -> list[
     return shelf + board + vase
 
 
-def some_lamp(has: Draw, base, lower, upper, shade, body, hood) -> list[Part]:
+def _some_lamp(has: Draw, base, lower, upper, shade, body, hood) -> list[Part]:
     plate, weight, ring = [], [], []
     if has(0.4):
         plate = [cone((0, 0, 0), (0, 0, 0.04), 1.3 * base, 1.3 * base, hood)]
@@ -68,7 +68,7 @@ def some_lamp(has: Draw, base, lower, upper, shade, body, hood) -> list[Part]:
     return plate + weight + ring
 
 
-def some_chair(has: Draw, width, seat, back, leg, tilt, wood, cushion) -> list[Part]:
+def _some_chair(has: Draw, width, seat, back, leg, tilt, wood, cushion) -> list[Part]:
     edge, arms, rails, pad = width - leg, [], [], []
     if has(0.4):
         for y in (-edge, edge):
@@ -80,7 +80,7 @@ def some_chair(has: Draw, width, seat, back, leg, tilt, wood, cushion) -> list[P
     return arms + rails + pad
 
 
-def some_car(has: Draw, length, width, body, cabin, start, end, wheel, paint, roof) -> list[Part]:
+def _some_car(has: Draw, length, width, body, cabin, start, end, wheel, paint, roof) -> list[Part]:
     top, spoiler, load, stripe = 0.7 * wheel + body, [], [], []
     if has(0.3):
         spoiler = [box((0.06 - length, 0, top + 0.12), (0.05, 0.95 * width, 0.02), roof)]
@@ -91,7 +91,7 @@ def some_car(has: Draw, length, width, body, cabin, start, end, wheel, paint, ro
     return spoiler + load + stripe
 
 
-def some_plane(has: Draw, length, girth, span, chord, sweep, hull, wing, nose) -> list[Part]:
+def _some_plane(has: Draw, length, girth, span, chord, sweep, hull, wing, nose) -> list[Part]:
     z, second, floats, ring = girth + 0.16, [], [], []
     if has(0.3):
         second = [box((0.08 * length, 0, z + 1.7 * girth), (0.8 * chord, 0.7 * span, 0.025), wing)]
@@ -104,7 +104,7 @@ def some_plane(has: Draw, length, girth, span, chord, sweep, hull, wing, nose) -
     return second + floats + ring
 
 
-def some_hammer(has: Draw, length, grip, head, face, wood, metal, wrap) -> list[Part]:
+def _some_hammer(has: Draw, length, grip, head, face, wood, metal, wrap) -> list[Part]:
     ring, knob, plate = [], [], []
     if has(0.4):
         ring = [cone(lean(0, 0, 0.8 * length), lean(0, 0, 0.86 * length), 1.5 * grip, 1.5 * grip, wrap)]
@@ -115,7 +115,7 @@ def some_hammer(has: Draw, length, grip, head, face, wood, metal, wrap) -> list[
     return ring + knob + plate
 
 
-def some_bottle(has: Draw, radius, height, shoulder, body, label, cap) -> list[Part]:
+def _some_bottle(has: Draw, radius, height, shoulder, body, label, cap) -> list[Part]:
     neck, grip, foot, band = height + shoulder, [], [], []
     if has(0.35):
         ear = [(-0.1, 0, neck), (-radius - 0.2, 0, neck - 0.05), (-radius - 0.2, 0, 0.5 * height), (0, 0, 0.4 * height)]
@@ -127,7 +127,7 @@ def some_bottle(has: Draw, radius, height, shoulder, body, label, cap) -> list[P
     return grip + foot + band
 
 
-def some_dog(has: Draw, length, girth, leg, head, ear, coat, patch) -> list[Part]:
+def _some_dog(has: Draw, length, girth, leg, head, ear, coat, patch) -> list[Part]:
     z, front = leg + 0.75 * girth, length + 0.05
     up = z + girth + 0.6 * head
     collar, saddle, paws = [], [], []
@@ -142,7 +142,7 @@ def some_dog(has: Draw, length, girth, leg, head, ear, coat, patch) -> list[Part
     return collar + saddle + paws
 
 
-def some_teapot(has: Draw, radius, squash, spout, handle, body, trim) -> list[Part]:
+def _some_teapot(has: Draw, radius, squash, spout, handle, body, trim) -> list[Part]:
     z, belt, feet, knob = squash * radius + 0.04, [], [], []
     if has(0.4):
         belt = [cone((0, 0, z - 0.06), (0, 0, z + 0.06), radius + 0.015, radius + 0.015, trim)]
@@ -154,28 +154,28 @@ def some_teapot(has: Draw, radius, squash, spout, handle, body, trim) -> list[Pa
 
 
 FAMILIES: dict[str, Family] = {
-    "mug": Family(catalogue.mug, ((0.28, 0.5), (0.32, 0.52), (0.6, 1.1), (0.26, 0.4)), some_mug, 3, 0.175),
-    "table": Family(catalogue.table, ((0.5, 0.95), (0.4, 0.62), (0.45, 0.9), (0.04, 0.1)), some_table, 3, 0.192),
-    "lamp": Family(catalogue.lamp, ((0.28, 0.42), (0.5, 0.85), (0.4, 0.75), (0.26, 0.44)), some_lamp, 2, 0.222),
+    "mug": Family(catalogue.mug, ((0.28, 0.5), (0.32, 0.52), (0.6, 1.1), (0.26, 0.4)), _some_mug, 3, 0.175),
+    "table": Family(catalogue.table, ((0.5, 0.95), (0.4, 0.62), (0.45, 0.9), (0.04, 0.1)), _some_table, 3, 0.192),
+    "lamp": Family(catalogue.lamp, ((0.28, 0.42), (0.5, 0.85), (0.4, 0.75), (0.26, 0.44)), _some_lamp, 2, 0.222),
     "chair": Family(
-        catalogue.chair, ((0.28, 0.44), (0.4, 0.65), (0.45, 0.85), (0.035, 0.07), (0, 0.16)), some_chair, 2, 0.214
+        catalogue.chair, ((0.28, 0.44), (0.4, 0.65), (0.45, 0.85), (0.035, 0.07), (0, 0.16)), _some_chair, 2, 0.214
     ),
     "car": Family(
         catalogue.car,
         ((0.6, 0.92), (0.32, 0.42), (0.2, 0.32), (0.16, 0.36), (-0.6, -0.1), (0.2, 0.45), (0.14, 0.2)),
-        some_car, 2, 0.192,
+        _some_car, 2, 0.192,
     ),
     "plane": Family(
-        catalogue.plane, ((0.55, 0.82), (0.12, 0.22), (0.6, 0.95), (0.13, 0.22), (0, 0.6)), some_plane, 3, 0.221
+        catalogue.plane, ((0.55, 0.82), (0.12, 0.22), (0.6, 0.95), (0.13, 0.22), (0, 0.6)), _some_plane, 3, 0.221
     ),
     "hammer": Family(
-        catalogue.hammer, ((0.65, 0.95), (0.07, 0.11), (0.34, 0.54), (0.11, 0.2)), some_hammer, 3, 0.27
+        catalogue.hammer, ((0.65, 0.95), (0.07, 0.11), (0.34, 0.54), (0.11, 0.2)), _some_hammer, 3, 0.27
     ),
-    "bottle": Family(catalogue.bottle, ((0.22, 0.38), (0.45, 0.9), (0.18, 0.42)), some_bottle, 3, 0.214),
+    "bottle": Family(catalogue.bottle, ((0.22, 0.38), (0.45, 0.9), (0.18, 0.42)), _some_bottle, 3, 0.214),
     "dog": Family(
-        catalogue.dog, ((0.32, 0.58), (0.16, 0.27), (0.18, 0.46), (0.18, 0.28), (0.1, 0.3)), some_dog, 2, 0.26
+        catalogue.dog, ((0.32, 0.58), (0.16, 0.27), (0.18, 0.46), (0.18, 0.28), (0.1, 0.3)), _some_dog, 2, 0.26
     ),
-    "teapot": Family(catalogue.teapot, ((0.36, 0.52), (0.6, 1.2), (0.28, 0.42), (0.22, 0.36)), some_teapot, 2, 0.22),
+    "teapot": Family(catalogue.teapot, ((0.36, 0.52), (0.6, 1.2), (0.28, 0.42), (0.22, 0.36)), _some_teapot, 2, 0.22),
 }  # fmt: skip
 NAMES = tuple(f"{name} {number + 1}" for name in FAMILIES for number in range(EACH))
 
