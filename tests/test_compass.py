@@ -116,6 +116,8 @@ def test_what_cannot_be_asked_is_refused():
             compass_cost(train, new, counts=counts)
     with pytest.raises(ProbeError, match="a team has from 1 to the 24"):
         fit_teams(train, code(1.0, seed=1), 25)
+    with pytest.raises(ProbeError):  # whose team would that be?
+        fit_teams(train, code(1.0, objects=range(30), seed=1), 5)
     with pytest.raises(ProbeError, match="no factor"):
         fit_turned(train, code(1.0, seed=1), "category")
     with pytest.raises(ProbeError):
@@ -156,5 +158,5 @@ def test_the_table_of_the_families_says_what_each_probe_says():
     assert by["category", "all", SEEN] > by["category", "all", NEW]
     rows = found.set_index(["factor", "how", "of"])
     assert rows.loc[("category", "all", NEW)].dropna().shape[0] == 1 + 20
-    with pytest.raises(ProbeError, match=r"object 0 is in the training part, too: it is not new \(120 are\)"):
+    with pytest.raises(ProbeError, match=r"object 0 is in both parts: it is not new \(120 are\)"):
         probe_families(train, seen, seen, places)

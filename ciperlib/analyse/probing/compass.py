@@ -108,12 +108,8 @@ def compass_cost(
     Raises:
         ProbeError: an object in both parts, counts below 1, or an object that has no view left to test.
     """
+    check_new(train, new, group)
     known, other = column_of(train, group), column_of(new, group)
-    both = sorted(set(known.tolist()) & set(other.tolist()))
-    if both:
-        names = train.labels.get(group)
-        said = names[both[0]] if names else both[0]
-        raise ProbeError(f"{group} {said} is in both parts: it is not new ({len(both)} are)")
     fewest = min(int(column.unique(return_counts=True)[1].min()) for column in (known, other))
     if not counts or min(counts) < 1 or max(counts) >= fewest:
         raise ProbeError(f"labelled views must be from 1 to {fewest - 1}, so that each {group} has one left to test")
@@ -140,19 +136,27 @@ def compass_cost(
 def fit_teams(train: Features, test: Features, size: int, group: str = "object", *, seed: int = 0) -> ProbeResult:
     """`fit_within` with one map for each team of `size` objects, dealt out by chance: how many objects can one map
     serve?"""
-    values = torch.unique(column_of(train, group))
-    if not 1 <= size <= len(values):
-        raise ProbeError(f"a team has from 1 to the {len(values)} values of {group}, not {size}")
-    if size == len(values):
+    which = categories_of(train, test, group)
+    count = len(which.values)
+    if not 1 <= size <= count:
+        raise ProbeError(f"a team has from 1 to the {count} values of {group}, not {size}")
+    if size == count:
         return fit_regression_probe(train, test, "azimuth", seed=seed, resamples=0)
-    order = torch.randperm(len(values), generator=torch.Generator().manual_seed(derived_seed(seed, "teams", size)))
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(derived_seed(seed, "teams", size)))
     team = torch.empty_like(order)
-    team[order] = torch.arange(len(order)) // size
-    parts = []
-    for part in (train, test):
-        at = torch.searchsorted(values, column_of(part, group)).clamp_max(len(values) - 1)
-        parts.append(replace(part, factors={**part.factors, "team": team[at]}, labels={**part.labels, "team": ()}))
+    team[order] = torch.arange(count) // size
+    own = which.y, torch.searchsorted(which.values, which.truth)
+    parts = [replace(part, factors={**part.factors, "team": team[at]}) for part, at in zip((train, test), own)]
     return fit_within(*parts, "azimuth", "team", seed=seed, resamples=0)
+
+
+def check_new(train: Features, new: Features, group: str = "object") -> None:
+    """ProbeError if a value of `group` is in both parts: what is said to be new is not."""
+    known, other = (set(column_of(part, group).tolist()) for part in (train, new))
+    if both := sorted(known & other):
+        names = train.labels.get(group)
+        said = names[both[0]] if names else both[0]
+        raise ProbeError(f"{group} {said} is in both parts: it is not new ({len(both)} are)")
 
 
 def direction(features: Features) -> Tensor:

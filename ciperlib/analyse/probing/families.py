@@ -7,8 +7,7 @@ from torch import Tensor
 
 from ciperlib.analyse.features import Features
 from ciperlib.analyse.keys import recipe
-from ciperlib.analyse.probing.checks import ProbeError
-from ciperlib.analyse.probing.compass import compass_cost, fit_teams, fit_turned
+from ciperlib.analyse.probing.compass import check_new, compass_cost, fit_teams, fit_turned
 from ciperlib.analyse.probing.conditional import degrees_off, fit_within
 from ciperlib.analyse.probing.probes import fit_linear_probe, fit_regression_probe
 
@@ -39,10 +38,7 @@ def probe_families(
     Raises:
         ProbeError: an object of `new` that is in `train`; otherwise as the probes.
     """
-    both = set(train.factors["object"].tolist()) & set(new.factors["object"].tolist())
-    if both:
-        name = train.labels["object"][min(both)] if train.labels.get("object") else min(both)
-        raise ProbeError(f"object {name} is in the training part, too: it is not new ({len(both)} are)")
+    check_new(train, new)
     options, rows = dict(seed=seed, resamples=0), []
 
     def add(factor: str, how: str, of: str, test: Features, values: Tensor) -> None:

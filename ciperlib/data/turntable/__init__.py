@@ -68,26 +68,16 @@ DRAWN = {
 }
 
 
-@datasets.register(
-    "turntable", label="turntable", factors=FACTORS, enough={"pose": 100, "session": 159}, fixed=True,
-    rendered=True, place=10,
-)  # fmt: skip
-@datasets.register(
-    "turntable_sessions", label="turntable, new places", factors=FACTORS, enough={"pose": 100, "session": 409},
-    fixed=True, rendered=True, place=20,
-)  # fmt: skip
-@datasets.register(
-    "turntable_families", label="families, new objects", factors=FACTORS, enough={"pose": 800, "session": 1959},
-    fixed=True, rendered=True, place=22,
-)  # fmt: skip
-@datasets.register(
-    "turntable_families_seen", label="families, objects seen", factors=FACTORS, enough={"pose": 800, "session": 1959},
-    fixed=True, rendered=True, place=24,
-)  # fmt: skip
-@datasets.register(
-    "turntable_families_places", label="families, new places", factors=FACTORS, enough={"pose": 800, "session": 1959},
-    fixed=True, rendered=True, place=26,
-)  # fmt: skip
+_SHOWN = dict(factors=FACTORS, fixed=True, rendered=True)
+_OLD, _NEW_PLACES = {"pose": 100, "session": 159}, {"pose": 100, "session": 409}
+_DRAWN = {"pose": 800, "session": 1959}
+
+
+@datasets.register("turntable", label="turntable", enough=_OLD, place=10, **_SHOWN)
+@datasets.register("turntable_sessions", label="turntable, new places", enough=_NEW_PLACES, place=20, **_SHOWN)
+@datasets.register("turntable_families", label="families, new objects", enough=_DRAWN, place=22, **_SHOWN)
+@datasets.register("turntable_families_seen", label="families, objects seen", enough=_DRAWN, place=24, **_SHOWN)
+@datasets.register("turntable_families_places", label="families, new places", enough=_DRAWN, place=26, **_SHOWN)
 def load(
     name: str,
     split: str,
